@@ -1,0 +1,271 @@
+"""The whole configuration as frozen values: every key, its type and its default. `config.py` reads it, this module only says what it is."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import msgspec
+
+from proxy.secret import SecretRef
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
+_BYTES = {"B": 1, None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_MAX_PORT = 65535
+
+
+class Duration(float):
+    """Seconds."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value))
+        if match is None:
+            raise ValueError("must be a duration such as 250ms, 5s, 10m or 24h")
+        return cls(float(match[1]) * _SECONDS[match[2]])
+
+    def __str__(self) -> str:
+        if self and self < 1:
+            return f"{self * 1000:g}ms"
+        for unit in ("d", "h", "m"):
+            if self and self % _SECONDS[unit] == 0:
+                return f"{self / _SECONDS[unit]:g}{unit}"
+        return f"{float(self):g}s"
+
+
+class Size(int):
+    """Bytes."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value))
+        if match is None:
+            raise ValueError("must be a size such as 512, 64KiB or 10MiB")
+        return cls(int(match[1]) * _BYTES[match[2]])
+
+    def __str__(self) -> str:
+        for unit in ("GiB", "MiB", "KiB"):
+            if self and self % _BYTES[unit] == 0:
+                return f"{self // _BYTES[unit]}{unit}"
+        return str(int(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: `host` and `port`, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        problem = ValueError("must be HOST:PORT, [IPV6]:PORT or unix:/PATH")
+        if not isinstance(value, str):
+            raise problem
+        if value.startswith("unix:"):
+            if not value.startswith("unix:/"):
+                raise problem
+            return cls(path=value.removeprefix("unix:"))
+        host, _, port = value.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise problem
+        if not host or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
+            raise problem
+        return cls(host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """True where only this machine can connect: a Unix socket, `localhost` or a loopback address."""
+        return self.path is not None or is_loopback_host(self.host)
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_loopback_host(host: str) -> bool:
+    """True for `localhost` and the literal addresses of RFC 1122 §3.2.1.3 and RFC 4291 §2.5.3; a name is never resolved for it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ServerTls(_Section):
+    cert_file: str | None = None
+    key_file: str | None = None
+    client_ca_file: str | None = None
+
+
+class ClientTls(_Section):
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class UpstreamTls(ClientTls):
+    server_name: str | None = None
+
+
+class Listen(_Section):
+    address: Address = Address("127.0.0.1", 8080)
+    unsafe: bool = False
+    unix_mode: str = "0600"
+    allowed_uids: tuple[int, ...] = ()
+    tls: ServerTls = ServerTls()
+    header_timeout: Duration = Duration(10)
+    keepalive_timeout: Duration = Duration(75)
+    max_header_size: Size = Size(32 << 10)
+
+
+class Admin(_Section):
+    address: Address = Address("127.0.0.1", 9090)
+    dashboard: bool = True
+    allow_stop: bool = False
+
+
+class UpstreamHeaders(_Section):
+    set: dict[str, str] = {}
+    remove: tuple[str, ...] = ()
+
+
+class Upstream(_Section):
+    url: str = "https://thg.nxtlabs.online"
+    insecure: bool = False
+    connect_timeout: Duration = Duration(5)
+    response_timeout: Duration = Duration(60)
+    idle_timeout: Duration = Duration(60)
+    max_connections: int = 256
+    keepalive_timeout: Duration = Duration(55)
+    egress_proxy: str | None = None
+    tls: UpstreamTls = UpstreamTls()
+    via: bool = True
+    headers: UpstreamHeaders = UpstreamHeaders()
+
+
+class Client(_Section):
+    name: str = "primary"
+    client_id: SecretRef = SecretRef("env", "THG_CLIENT_ID")
+    client_secret: SecretRef = SecretRef("env", "THG_CLIENT_SECRET")
+
+
+AuthMethod = Literal[
+    "client_secret_basic",
+    "client_secret_basic_raw",
+    "client_secret_post",
+    "client_secret_jwt",
+    "private_key_jwt",
+    "tls_client_auth",
+    "federated",
+]
+
+
+class Verify(_Section):
+    mode: Literal["auto", "require", "warn", "off"] = "auto"
+    issuer: str | None = None
+    audience: str | None = None
+    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
+    leeway: Duration = Duration(30)
+    jwks_max_age: Duration = Duration(900)
+
+
+class Backoff(_Section):
+    initial: Duration = Duration(1)
+    max: Duration = Duration(60)
+    rejected: Duration = Duration(300)
+
+
+class Refresh(_Section):
+    at: float = 0.75
+    jitter: float = 0.1
+    margin: Duration = Duration(60)
+    wait: Duration = Duration(5)
+    min_interval: Duration = Duration(5)
+    backoff: Backoff = Backoff()
+
+
+class OAuth(_Section):
+    token_url: str | None = None
+    issuer: str | None = None
+    jwks_url: str | None = None
+    auth_method: AuthMethod = "client_secret_basic"
+    clients: tuple[Client, ...] = (Client(),)
+    scope: str | None = None
+    audience: str | None = None
+    resource: str | None = None
+    params: dict[str, str] = {}
+    timeout: Duration = Duration(10)
+    egress_proxy: str | None = None
+    tls: ClientTls = ClientTls()
+    verify: Verify = Verify()
+    refresh: Refresh = Refresh()
+    standby_exercise: Duration = Duration(7 * 86400)
+    store: str = "memory"
+
+
+class AllowOrigins(_Section):
+    allow_origins: tuple[str, ...]
+
+
+class RequireHeader(_Section):
+    name: str
+    value: str
+
+
+class Rule(_Section):
+    methods: tuple[str, ...] = ()
+    path: str
+
+
+class Policy(_Section):
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    browsers: Literal["refuse"] | AllowOrigins = "refuse"
+    require_header: RequireHeader | None = None
+    allow: Literal["all"] | tuple[Rule, ...] = "all"
+
+
+class Limits(_Section):
+    max_in_flight: int = 1024
+    max_body: Size | None = None
+    replay_body: Size = Size(64 << 10)
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console", "auto"] = "auto"
+    access: Literal["all", "errors", "off"] = "errors"
+
+
+class Tracing(_Section):
+    otlp_endpoint: str | None = None
+    sample: float = 1.0
+
+
+class Shutdown(_Section):
+    delay: Duration = Duration(0)
+    grace: Duration = Duration(30)
+
+
+class Settings(_Section):
+    listen: Listen = Listen()
+    admin: Admin = Admin()
+    upstream: Upstream = Upstream()
+    oauth: OAuth = OAuth()
+    policy: Policy = Policy()
+    limits: Limits = Limits()
+    log: Log = Log()
+    tracing: Tracing = Tracing()
+    workers: int = 1
+    shutdown: Shutdown = Shutdown()
