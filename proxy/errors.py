@@ -2,6 +2,7 @@
 
 ProxyError                    `internal`, 500
 ├── ConfigError               exit code 2: every problem of a configuration, a sentence each
+├── SecretUnreadable          a secret's source gives no usable value
 ├── RequestError              the client's side
 │   ├── BadRequest            400   ├── MethodNotSupported   405
 │   ├── BadTarget             400   ├── HeaderRequired       412
@@ -18,7 +19,8 @@ ProxyError                    `internal`, 500
     ├── UpstreamTls           502   ├── UpstreamTimeout      504
     ├── UpstreamProtocol      502   └── LoopDetected         502
 
-`code`, `status` and `proxy_status` (RFC 9209 §2.3) are the table of the data port: the answer, the metric label and the log field read the same three.
+`code`, `status` and `proxy_status` (RFC 9209 §2.3) are the table of the data port: the answer, the metric label and
+the log field read the same three.
 `detail` is ours, never a peer's words: it can be shown to the client as it is.
 """
 
@@ -45,7 +47,7 @@ class ProxyError(Exception):
 
 
 class ConfigError(ProxyError):
-    """The configuration can't be used. `problems` has a sentence for each thing that is wrong, none with a secret value."""
+    """The configuration can't be used. `problems`: a sentence for each thing that is wrong, no secret in any."""
 
     code = "config"
     title = "Bad configuration"
@@ -54,6 +56,13 @@ class ConfigError(ProxyError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class SecretUnreadable(ProxyError):
+    """`detail` names the source, and never holds what was read."""
+
+    code = "secret_unreadable"
+    title = "Secret unreadable"
 
 
 class RequestError(ProxyError):
@@ -94,7 +103,7 @@ class BrowserRefused(RequestError):
     code = "browser_refused"
     status = 403
     title = "Browser refused"
-    hint = "The request was made by a browser (Origin or Sec-Fetch-*), and policy.browsers refuses these."
+    hint = "A browser made the request (Origin or Sec-Fetch-*), and policy.browsers refuses these."
     proxy_status = "http_request_denied"
 
 
@@ -153,7 +162,7 @@ class HeaderTooLarge(RequestError):
 
 
 class Unavailable(ProxyError):
-    """This proxy can't serve the request now; `retry_after` (whole seconds, at least 1) says when it is worth another try."""
+    """This proxy can't serve the request now. `retry_after`: whole seconds until another try is worth it, at least 1."""
 
     status = 503
 
@@ -172,7 +181,7 @@ class TokenUnavailable(Unavailable):
 class ClientRejected(Unavailable):
     code = "client_rejected"
     title = "Client rejected by the identity provider"
-    hint = "The identity provider refused the client's credentials or its request. An operator must look at the proxy's log."
+    hint = "The identity provider refused the client or its request. An operator must look at the log of the proxy."
     proxy_status = "destination_unavailable"
 
 

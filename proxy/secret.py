@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from proxy.core.secret import Secret
+from proxy.errors import SecretUnreadable
 
 MAX_SECRET_FILE = 64 * 1024
-
-
-class SecretUnreadable(Exception):
-    """The source gives no usable value; the message names the source and never holds what was read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The whole configuration as frozen values: every key, its type and its default. `config.py` reads it, this module only says what it is."""
+"""The whole configuration as frozen values: every key, its type and its default; `config.py` reads it."""
 
 import ipaddress
 import re
@@ -92,7 +92,7 @@ class Address:
 
 
 def is_loopback_host(host: str) -> bool:
-    """True for `localhost` and the literal addresses of RFC 1122 §3.2.1.3 and RFC 4291 §2.5.3; a name is never resolved for it."""
+    """True for `localhost` and literal loopback addresses (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3); resolves nothing."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -103,23 +103,23 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
-class ServerTls(_Section):
+class ServerTls(_Section, frozen=True):
     cert_file: str | None = None
     key_file: str | None = None
     client_ca_file: str | None = None
 
 
-class ClientTls(_Section):
+class ClientTls(_Section, frozen=True):
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
 
 
-class UpstreamTls(ClientTls):
+class UpstreamTls(ClientTls, frozen=True):
     server_name: str | None = None
 
 
-class Listen(_Section):
+class Listen(_Section, frozen=True):
     address: Address = Address("127.0.0.1", 8080)
     unsafe: bool = False
     unix_mode: str = "0600"
@@ -130,18 +130,18 @@ class Listen(_Section):
     max_header_size: Size = Size(32 << 10)
 
 
-class Admin(_Section):
+class Admin(_Section, frozen=True):
     address: Address = Address("127.0.0.1", 9090)
     dashboard: bool = True
     allow_stop: bool = False
 
 
-class UpstreamHeaders(_Section):
+class UpstreamHeaders(_Section, frozen=True):
     set: dict[str, str] = {}
     remove: tuple[str, ...] = ()
 
 
-class Upstream(_Section):
+class Upstream(_Section, frozen=True):
     url: str = "https://thg.nxtlabs.online"
     insecure: bool = False
     connect_timeout: Duration = Duration(5)
@@ -155,7 +155,7 @@ class Upstream(_Section):
     headers: UpstreamHeaders = UpstreamHeaders()
 
 
-class Client(_Section):
+class Client(_Section, frozen=True):
     name: str = "primary"
     client_id: SecretRef = SecretRef("env", "THG_CLIENT_ID")
     client_secret: SecretRef = SecretRef("env", "THG_CLIENT_SECRET")
@@ -172,7 +172,7 @@ AuthMethod = Literal[
 ]
 
 
-class Verify(_Section):
+class Verify(_Section, frozen=True):
     mode: Literal["auto", "require", "warn", "off"] = "auto"
     issuer: str | None = None
     audience: str | None = None
@@ -181,13 +181,13 @@ class Verify(_Section):
     jwks_max_age: Duration = Duration(900)
 
 
-class Backoff(_Section):
+class Backoff(_Section, frozen=True):
     initial: Duration = Duration(1)
     max: Duration = Duration(60)
     rejected: Duration = Duration(300)
 
 
-class Refresh(_Section):
+class Refresh(_Section, frozen=True):
     at: float = 0.75
     jitter: float = 0.1
     margin: Duration = Duration(60)
@@ -196,7 +196,7 @@ class Refresh(_Section):
     backoff: Backoff = Backoff()
 
 
-class OAuth(_Section):
+class OAuth(_Section, frozen=True):
     token_url: str | None = None
     issuer: str | None = None
     jwks_url: str | None = None
@@ -215,50 +215,50 @@ class OAuth(_Section):
     store: str = "memory"
 
 
-class AllowOrigins(_Section):
+class AllowOrigins(_Section, frozen=True):
     allow_origins: tuple[str, ...]
 
 
-class RequireHeader(_Section):
+class RequireHeader(_Section, frozen=True):
     name: str
     value: str
 
 
-class Rule(_Section):
-    methods: tuple[str, ...] = ()
+class Rule(_Section, frozen=True):
     path: str
+    methods: tuple[str, ...] = ()
 
 
-class Policy(_Section):
+class Policy(_Section, frozen=True):
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     browsers: Literal["refuse"] | AllowOrigins = "refuse"
     require_header: RequireHeader | None = None
     allow: Literal["all"] | tuple[Rule, ...] = "all"
 
 
-class Limits(_Section):
+class Limits(_Section, frozen=True):
     max_in_flight: int = 1024
     max_body: Size | None = None
     replay_body: Size = Size(64 << 10)
 
 
-class Log(_Section):
+class Log(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console", "auto"] = "auto"
     access: Literal["all", "errors", "off"] = "errors"
 
 
-class Tracing(_Section):
+class Tracing(_Section, frozen=True):
     otlp_endpoint: str | None = None
     sample: float = 1.0
 
 
-class Shutdown(_Section):
+class Shutdown(_Section, frozen=True):
     delay: Duration = Duration(0)
     grace: Duration = Duration(30)
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     listen: Listen = Listen()
     admin: Admin = Admin()
     upstream: Upstream = Upstream()

@@ -1,1 +1,4 @@
-"""Pure rules: no await, no clock, no environment, no sockets. `now` is an argument; failures are values or `proxy.errors`."""
+"""Pure rules: no await, no clock, no environment, no sockets.
+
+`now` is an argument; failures are values or `proxy.errors`.
+"""

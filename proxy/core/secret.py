@@ -8,7 +8,7 @@ MASK = "***"
 class Secret:
     """Text that only `reveal()` gives out (R146).
 
-    It can't be formatted, encoded or pickled by accident: `repr`, `str`, f-strings and `%r` give the mask, and pickling is refused.
+    `repr`, `str`, f-strings and `%r` give the mask; pickling is refused.
     """
 
     __slots__ = ("_text",)

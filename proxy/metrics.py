@@ -1,0 +1,138 @@
+"""The metrics of the proxy; their names and labels are API.
+
+What happens once per request is counted in plain integers (`Traffic`) and becomes metric families only when it is
+scraped: a counter of prometheus_client costs seven times as much, and one request needs nine.
+"""
+
+import platform
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from proxy import __version__
+
+# The methods that llhttp knows are too many to be labels; these are RFC 9110 §9 and RFC 5789.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class LatencyHistogram:
+    """Seconds, counted into LATENCY_BUCKETS."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def family(self, name: str, documentation: str) -> Metric:
+        buckets, running = [], 0
+        for bound, count in zip((*map(str, LATENCY_BUCKETS), "+Inf"), self.counts, strict=True):
+            running += count
+            buckets.append((bound, running))
+        return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=self.total)
+
+
+class Traffic(Collector):
+    """What the data port counts. Everything here is written by the event loop alone."""
+
+    def __init__(self) -> None:
+        self.requests: defaultdict[tuple[str, int, str], int] = defaultdict(int)
+        self.errors: defaultdict[str, int] = defaultdict(int)
+        self.connects: defaultdict[str, int] = defaultdict(int)
+        self.duration = LatencyHistogram()
+        self.ttfb = LatencyHistogram()
+        self.in_flight = 0
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.pool: Callable[[], dict[str, int]] = dict
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families as they are now; called by the registry at each scrape."""
+        requests = CounterMetricFamily(
+            "thg_proxy_requests", "Requests that ended, by what came of them.", labels=("method", "status", "outcome")
+        )
+        for (method, status, outcome), count in self.requests.copy().items():
+            requests.add_metric((method, str(status), outcome), count)
+        yield requests
+        yield self.duration.family(
+            "thg_proxy_request_duration_seconds", "Time from a request's head to the end of its answer."
+        )
+        yield self.ttfb.family(
+            "thg_proxy_upstream_ttfb_seconds", "Time from sending a request upstream to the head of its response."
+        )
+        yield GaugeMetricFamily("thg_proxy_requests_in_flight", "Requests being served.", value=self.in_flight)
+        yield CounterMetricFamily(
+            "thg_proxy_request_bytes", "Bytes of request bodies sent upstream.", value=self.request_bytes
+        )
+        yield CounterMetricFamily(
+            "thg_proxy_response_bytes", "Bytes of response bodies sent to clients.", value=self.response_bytes
+        )
+        yield _by_label("thg_proxy_errors", "Answers that this proxy made itself, by code.", "code", self.errors)
+        yield _by_label("thg_proxy_upstream_connects", "Attempts to connect to the upstream.", "result", self.connects)
+        connections = GaugeMetricFamily(
+            "thg_proxy_upstream_connections", "Open connections to the upstream.", labels=("state",)
+        )
+        for state, count in self.pool().items():
+            connections.add_metric((state,), count)
+        yield connections
+
+
+def _by_label(name: str, documentation: str, label: str, counts: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, documentation, labels=(label,))
+    for value, count in counts.copy().items():
+        family.add_metric((value,), count)
+    return family
+
+
+class Metrics:
+    """All the metrics of one process, on a registry of their own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry(auto_describe=False)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.traffic = Traffic()
+        self.registry.register(self.traffic)
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(f"thg_proxy_{name}", documentation, labels, registry=self.registry)
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(f"thg_proxy_{name}", documentation, labels, registry=self.registry)
+
+        gauge("build_info", "The version that runs.", "version", "python").labels(
+            __version__, platform.python_version()
+        ).set(1)
+        self.token_expiry = gauge("token_expiry_timestamp_seconds", "When the current token expires (Unix time).")
+        self.token_issued = gauge("token_issued_timestamp_seconds", "When the current token was obtained (Unix time).")
+        self.token_generation = gauge("token_generation", "Counts the tokens that were obtained.")
+        self.token_usable = gauge("token_usable", "1 while there is a token that requests can be sent with.")
+        self.token_requests = counter("token_requests", "Requests to the token endpoint.", "client", "result")
+        self.token_request_duration = Histogram(
+            "thg_proxy_token_request_duration_seconds",
+            "Time that a token request took.",
+            registry=self.registry,
+        )
+        self.token_waits = counter("token_waits", "Requests that had to wait for a token.", "result")
+        self.jwks_fetches = counter("jwks_fetches", "Fetches of the provider's signing keys.", "result")
+        self.clock_skew = gauge("clock_skew_seconds", "The provider's clock minus this machine's.")
+        self.client_last_used = gauge(
+            "client_last_used_timestamp_seconds", "When a client last obtained a token (Unix time).", "client"
+        )
+        self.config_reloads = counter("config_reloads", "Reloads of the configuration.", "result")
+        self.replays = counter("replays", "Requests sent a second time.", "result")
+        self.event_loop_lag = gauge("event_loop_lag_seconds", "How late the event loop last ran a timer.")
