@@ -236,7 +236,7 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
     status = 504
     title = "Upstream timeout"
-    hint = "The upstream did not answer in time."
+    hint = "The upstream did not accept a connection, or did not answer, in time."
     proxy_status = "connection_read_timeout"
 
 

@@ -1,0 +1,180 @@
+"""Header blocks, bytes in and bytes out. The order is the rule: strip first, add last.
+
+A caller who names `Authorization` in `Connection` must not make us drop the field that we add (golang/go#50580, R47).
+So the fields of a message are read into lines first, without all that ends here, and only then ours are appended.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+PSEUDONYM = b"thg-proxy"
+
+# RFC 9110 §7.6.1, with the non-standard fields that proxies of old invented.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"http2-settings",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+    }
+)
+# What the client may not say for itself: identity is ours to give (R60, R65, R71).
+_CLIENT_IDENTITY = frozenset({b"authorization", b"cookie", b"forwarded", b"x-real-ip"})
+_FORWARDED_PREFIX = b"x-forwarded-"
+# Read here and rebuilt by `request_head`.
+_REBUILT = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"})
+# Read here and passed on.
+_NOTED = frozenset({b"via", b"x-request-id"})
+
+# The connection options that name no field.
+_PLAIN_OPTIONS = frozenset({b"", b"close", b"keep-alive"})
+
+
+class _Handling(NamedTuple):
+    """What becomes of a field that is not simply passed on."""
+
+    noted: bool
+    passed: bool
+
+
+_DROP = _Handling(noted=False, passed=False)
+_REBUILD = _Handling(noted=True, passed=False)
+_NOTE = _Handling(noted=True, passed=True)
+
+
+class MessageFields(NamedTuple):
+    """The end-to-end fields of a message as finished lines, in their order, and the values that were noted on the way.
+
+    A noted field that came in several lines is joined with commas (RFC 9110 §5.3).
+    """
+
+    lines: list[bytes]
+    noted: dict[bytes, bytes]
+
+
+class RequestRules:
+    """What `upstream.headers` and `upstream.via` say, prepared once."""
+
+    def __init__(
+        self, authority: bytes, *, via: bool = True, added: Mapping[str, str] | None = None, removed: Iterable[str] = ()
+    ) -> None:
+        self.via = via
+        self.host = b"Host: " + authority + b"\r\n"
+        self.added = b"".join(_line(name.encode(), value.encode()) for name, value in (added or {}).items())
+        gone = {name.encode().lower() for name in (*removed, *(added or {}))}
+        self.handling = dict.fromkeys(HOP_BY_HOP | _CLIENT_IDENTITY | gone, _DROP)
+        self.handling |= dict.fromkeys(_REBUILT, _REBUILD)
+        self.handling |= dict.fromkeys(_NOTED - gone, _NOTE)
+
+    def read(self, fields: Fields) -> MessageFields:
+        """The client's fields without those that end here."""
+        lines: list[bytes] = []
+        noted: dict[bytes, bytes] = {}
+        handling = self.handling
+        for name, value in fields:
+            lower = name.lower()
+            special = handling.get(lower)
+            if special is None:
+                if (b"_" in lower or lower[:12] == _FORWARDED_PREFIX) and self._is_identity(lower):
+                    continue
+                lines.append(name + b": " + value + b"\r\n")
+                continue
+            if special.noted:
+                noted[lower] = noted[lower] + b"," + value if lower in noted else value
+            if special.passed:
+                lines.append(name + b": " + value + b"\r\n")
+        return MessageFields(_without_nominated(lines, noted), noted)
+
+    def _is_identity(self, lower: bytes) -> bool:
+        """CGI and WSGI read `X_Real_IP` as `X-Real-IP`, so a twin with underscores is dropped like the field itself."""
+        dashed = lower.replace(b"_", b"-")
+        return dashed[:12] == _FORWARDED_PREFIX or dashed in self.handling
+
+
+def _line(name: bytes, value: bytes) -> bytes:
+    return name + b": " + value + b"\r\n"
+
+
+def _without_nominated(lines: list[bytes], noted: Mapping[bytes, bytes]) -> list[bytes]:
+    """Drops what any `Connection` line names (RFC 9110 §7.6.1, R46)."""
+    connection = noted.get(b"connection")
+    if connection is None:
+        return lines
+    nominated = connection_options(connection) - _PLAIN_OPTIONS
+    if not nominated:
+        return lines
+    return [line for line in lines if line.partition(b":")[0].lower() not in nominated]
+
+
+def connection_options(value: bytes) -> set[bytes]:
+    """The options of a `Connection` value, in lower case."""
+    return {option.strip().lower() for option in value.split(b",")}
+
+
+def names_us(via: bytes) -> bool:
+    """Has a message with this `Via` passed through here already? (RFC 9110 §7.6.3, R42)"""
+    return any(PSEUDONYM in entry.lower().split()[1:2] for entry in via.split(b","))
+
+
+def request_head(
+    method: str,
+    target: bytes,
+    rules: RequestRules,
+    lines: list[bytes],
+    *,
+    version_minor: int,
+    framing: bytes,
+    authorization: bytes,
+) -> bytes:
+    """The request line and header block for the upstream, with exactly one `Authorization`: ours (RFC 6750 §2.1).
+
+    `framing` and `authorization` are finished lines; `framing` may be empty.
+    """
+    return b"".join(
+        (
+            method.encode("ascii"),
+            b" ",
+            target,
+            b" HTTP/1.1\r\n",
+            rules.host,
+            *lines,
+            rules.added,
+            # The received protocol is the client's (RFC 9110 §7.6.3).
+            b"Via: 1.%d thg-proxy\r\n" % version_minor if rules.via else b"",
+            framing,
+            authorization,
+            b"\r\n",
+        )
+    )
+
+
+_RESPONSE_HANDLING = dict.fromkeys(HOP_BY_HOP, _DROP)
+_RESPONSE_HANDLING |= dict.fromkeys((b"connection", b"content-length", b"transfer-encoding"), _REBUILD)
+
+
+def read_response(fields: Fields) -> MessageFields:
+    """The upstream's fields without those that end here; those that say where the message ends are noted."""
+    lines: list[bytes] = []
+    noted: dict[bytes, bytes] = {}
+    for name, value in fields:
+        lower = name.lower()
+        special = _RESPONSE_HANDLING.get(lower)
+        if special is None:
+            lines.append(name + b": " + value + b"\r\n")
+        elif special.noted:
+            noted[lower] = noted[lower] + b"," + value if lower in noted else value
+    return MessageFields(_without_nominated(lines, noted), noted)
+
+
+def response_head(status: int, reason: bytes, lines: list[bytes], framing: bytes) -> bytes:
+    """The status line and header block for the client; `framing` is finished lines, and may be empty."""
+    return b"".join((b"HTTP/1.1 %d %b\r\n" % (status, reason), *lines, framing, b"\r\n"))

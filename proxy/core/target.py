@@ -1,0 +1,61 @@
+"""The request target: from what the client sent to what the upstream gets, byte for byte (RFC 9112 §3.2)."""
+
+import re
+from typing import NamedTuple
+
+from proxy.errors import BadTarget
+
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
+_PARENT_SEGMENT = re.compile(rb"(?:^|/)\.\.(?:[/;]|$)")
+
+
+class Target(NamedTuple):
+    """`authority` is what an absolute-form says in place of Host (RFC 9112 §3.2.2), else None."""
+
+    authority: bytes | None
+    origin_form: bytes
+
+
+def parse_target(method: str, raw: str) -> Target:
+    """The forms that a gateway accepts: origin, absolute, and asterisk for OPTIONS. Raises BadTarget."""
+    try:
+        target = raw.encode("ascii")
+    except UnicodeEncodeError:
+        raise BadTarget from None
+    if b"#" in target:
+        raise BadTarget
+    if target.startswith(b"/"):
+        return Target(None, target)
+    if target == b"*" and method == "OPTIONS":
+        return Target(None, target)
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if match is None:
+        raise BadTarget
+    authority, rest = match.groups()
+    if not rest and method == "OPTIONS":
+        # RFC 9112 §3.2.4: the absolute form of the asterisk.
+        return Target(authority, b"*")
+    return Target(authority, rest if rest.startswith(b"/") else b"/" + rest)
+
+
+def join_base(base_path: bytes, origin_form: bytes) -> bytes:
+    """The target for the upstream: nothing is decoded, merged or removed (RFC 9110 §7.7, R34).
+
+    `base_path` is empty, or starts with a slash and does not end with one. Below a base path a target that could climb
+    out of it is refused, however it is written (R35). Raises BadTarget.
+    """
+    if not base_path:
+        return origin_form
+    if origin_form == b"*" or _may_climb(origin_form):
+        raise BadTarget("The request target may not leave the base path of upstream.url.")
+    return base_path + origin_form
+
+
+def _may_climb(target: bytes) -> bool:
+    """Could a server that decodes, even twice, see a `..` segment in the path?"""
+    path = target.partition(b"?")[0].lower()
+    while b"%25" in path:
+        path = path.replace(b"%25", b"%")
+    for encoded, plain in ((b"%2e", b"."), (b"%2f", b"/"), (b"%5c", b"/"), (b"\\", b"/"), (b"%3b", b";")):
+        path = path.replace(encoded, plain)
+    return _PARENT_SEGMENT.search(path) is not None

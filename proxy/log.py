@@ -1,0 +1,192 @@
+"""One event, one line: JSON for machines, aligned columns for a terminal.
+
+Whatever a value holds, it can't end the line, move the cursor or reverse the text (R151). Writing never raises: a full
+disk is no reason to stop serving (R166), so a line that can't be written is counted in `Log.dropped` and forgotten.
+"""
+
+import errno
+import json
+import logging
+import os
+import re
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TextIO
+
+import msgspec
+
+from proxy import settings
+
+Level = Literal["debug", "info", "warning", "error"]
+Style = Literal["json", "console"]
+Scalar = str | int | float | bool | None
+
+MAX_TEXT = 256
+_SEVERITY = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_COLOUR = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+_RESET = "\x1b[0m"
+# A console value that could be taken for two, or for another field, is quoted.
+_BARE = re.compile(r'[^\s"=]+')
+# Where the words of a library's message end and the values, which can be a peer's, begin.
+_WORDS = re.compile(r"[^\n(<{\[=\"']*")
+_encode_json = msgspec.json.Encoder().encode
+
+
+def one_line(text: str) -> str:
+    """At most MAX_TEXT printable characters; what is not printable (controls, bidi, surrogates) is escaped."""
+    cut = text[: MAX_TEXT + 1]
+    if not cut.isprintable():
+        cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return cut if len(cut) <= MAX_TEXT else cut[: MAX_TEXT - 1] + "…"
+
+
+def _scalar(value: object) -> Scalar:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, bytes):
+        return one_line(value[: MAX_TEXT + 1].decode(errors="backslashreplace"))
+    # The text of an exception can repeat a peer's bytes, its type can't.
+    return one_line(type(value).__name__ if isinstance(value, BaseException) else str(value))
+
+
+def _json(now: float, level: Level, event: str, fields: dict[str, Scalar]) -> bytes:
+    moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _encode_json({"time": moment, "level": level, "event": event, **fields})
+
+
+def _console(now: float, level: Level, event: str, fields: dict[str, Scalar]) -> bytes:
+    clock = time.strftime("%H:%M:%S", time.localtime(now))
+    shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items() if value is not None)
+    return f"{clock} {level:<7} {event:<24} {shown}".rstrip().encode()
+
+
+def _coloured(now: float, level: Level, event: str, fields: dict[str, Scalar]) -> bytes:
+    line = _console(now, level, event, fields).decode()
+    return line.replace(level, f"{_COLOUR[level]}{level}{_RESET}", 1).encode()
+
+
+def _shown(value: Scalar) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+class Log:
+    """Writes events to `stream`. `stream` is None where the process was started with it closed."""
+
+    def __init__(self, stream: TextIO | None, level: Level = "info", style: Style = "json") -> None:
+        self.dropped = 0
+        self._threshold = _SEVERITY[level]
+        self._write = _writer(stream)
+        self._render = _json if style == "json" else _coloured if _wants_colour(stream) else _console
+
+    def enabled(self, level: Level) -> bool:
+        """False when a line of this level would not be written, so that it need not be built."""
+        return _SEVERITY[level] >= self._threshold
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        self._emit("debug", event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        self._emit("info", event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        self._emit("warning", event, fields)
+
+    def error(self, event: str, /, **fields: object) -> None:
+        self._emit("error", event, fields)
+
+    def _emit(self, level: Level, event: str, fields: dict[str, object]) -> None:
+        if not self.enabled(level):
+            return
+        plain = {name: _scalar(value) for name, value in fields.items()}
+        line = self._render(time.time(), level, one_line(event), plain)
+        try:
+            self._write(line + b"\n")
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self.dropped += 1
+
+
+def log_for(config: settings.Log, stream: TextIO | None) -> Log:
+    """The log that the configuration asks for; `auto` is console on a terminal and JSON elsewhere."""
+    style = config.format
+    if style == "auto":
+        style = "console" if _is_terminal(stream) else "json"
+    return Log(stream, config.level, style)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def _wants_colour(stream: TextIO | None) -> bool:
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def _writer(stream: TextIO | None) -> Callable[[bytes], object]:
+    """How a line reaches the stream. A file is written past Python's buffers, which keep what could not be written."""
+    if stream is None:
+        return _write_nowhere
+    try:
+        stream.fileno()
+    except (OSError, ValueError):
+        return lambda line: stream.write(line.decode())
+    # Asked again for each line: the number of a closed file can be a client's socket by now.
+    return lambda line: _write_all(stream.fileno(), line)
+
+
+def _write_all(fd: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(fd, line) :]
+
+
+def _write_nowhere(_line: bytes) -> None:
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def capture_standard_logging(log: Log) -> None:
+    """Sends warnings and errors of `logging` (aiohttp, asyncio) and of `warnings` through `log`, one line each.
+
+    Only the words of a message are kept, and of an exception its type and the place where it was raised: the values in
+    them, and an exception's own text, can be a peer's bytes.
+    """
+
+    def show_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+    ) -> None:
+        log.warning("python_warning", kind=category.__name__, message=_words(str(message)), at=_place(filename, lineno))
+
+    logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
+    warnings.showwarning = show_warning
+
+
+class _Bridge(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        fields = {"logger": record.name, "message": _words(str(record.msg))}
+        exc = record.exc_info[1] if record.exc_info else None
+        if exc is not None:
+            fields |= {"exception": type(exc).__name__, "at": _raised_at(exc)}
+        write("library_message", **fields)
+
+
+def _words(message: str) -> str:
+    match = _WORDS.match(message)
+    return match[0].strip() if match else ""
+
+
+def _raised_at(exc: BaseException) -> str:
+    frames = traceback.extract_tb(exc.__traceback__)
+    return _place(frames[-1].filename, frames[-1].lineno or 0) if frames else ""
+
+
+def _place(filename: str, lineno: int) -> str:
+    path = Path(filename)
+    return f"{path.parent.name}/{path.name}:{lineno}"

@@ -1,0 +1,83 @@
+"""What is known of one request when it is over: one log line, one set of metrics, one row of `/status`."""
+
+from proxy.metrics import METHODS, Traffic
+
+_CLIENT_ERROR, _SERVER_ERROR = 400, 500
+
+
+class RequestRecord:
+    """Filled in on the way. Times are seconds; `path` has no query (RFC 9110 §17.9)."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "code",
+        "connect",
+        "duration",
+        "method",
+        "outcome",
+        "replayed",
+        "request_id",
+        "started",
+        "status",
+        "target",
+        "token_wait",
+        "ttfb",
+    )
+
+    def __init__(self, method: str, target: str, started: float) -> None:
+        self.method = method
+        self.target = target
+        self.started = started
+        self.request_id = ""
+        self.status = 0
+        self.code = ""
+        self.outcome = ""
+        self.duration = self.token_wait = self.connect = self.ttfb = 0.0
+        self.bytes_in = self.bytes_out = 0
+        self.replayed = False
+
+    def relayed(self) -> None:
+        """The upstream's answer went through whole."""
+        if self.status < _CLIENT_ERROR:
+            self.outcome = "ok"
+        else:
+            self.outcome = "client_error" if self.status < _SERVER_ERROR else "upstream_error"
+
+    @property
+    def is_notable(self) -> bool:
+        """Is it one of those that `log.access: errors` writes?"""
+        return self.outcome != "ok" or self.replayed
+
+    def count(self, traffic: Traffic) -> None:
+        method = self.method if self.method in METHODS else "other"
+        traffic.requests[method, self.status, self.outcome] += 1
+        traffic.duration.observe(self.duration)
+        if self.ttfb:
+            traffic.ttfb.observe(self.ttfb)
+        if self.code:
+            traffic.errors[self.code] += 1
+        traffic.request_bytes += self.bytes_in
+        traffic.response_bytes += self.bytes_out
+
+    def fields(self) -> dict[str, object]:
+        """The canonical fields of the log line, times in milliseconds."""
+        return {
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.target.partition("?")[0],
+            "status": self.status,
+            "code": self.code,
+            "outcome": self.outcome,
+            "duration_ms": _milliseconds(self.duration),
+            "token_wait_ms": _milliseconds(self.token_wait),
+            "connect_ms": _milliseconds(self.connect),
+            "ttfb_ms": _milliseconds(self.ttfb),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "replayed": self.replayed,
+        }
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,205 @@
+"""The composition root: builds the parts, serves, obeys signals, drains, and gives the exit code."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import aiofastnet
+from aiohttp import web
+
+from proxy.admin.app import AdminParts, admin_app
+from proxy.core.headers import RequestRules
+from proxy.errors import ProxyError
+from proxy.idp import Provider
+from proxy.log import Log, capture_standard_logging, log_for
+from proxy.metrics import Metrics
+from proxy.server import DataPort
+from proxy.settings import Address, Settings
+from proxy.tokens import TokenSource
+from proxy.upstream.pool import UpstreamPool
+
+BACKLOG = 1024
+# How long a stopping proxy leaves idle connections to clients that may be sending on them right now: their next answer
+# says `Connection: close`, which spares them a reset (RFC 9112 §9.6).
+IDLE_GRACE = 1.0
+_LAG_INTERVAL = 1.0
+
+T = TypeVar("T")
+
+
+class ListenError(ProxyError):
+    code = "listen"
+    title = "Can't listen"
+
+
+class Stop:
+    """Asked once: drain. Asked twice: end at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurried = asyncio.Event()
+
+    def ask(self) -> None:
+        (self.hurried if self.asked.is_set() else self.asked).set()
+
+    def __bool__(self) -> bool:
+        return self.asked.is_set()
+
+
+def loop_factory() -> asyncio.AbstractEventLoop:
+    """uvloop, where there is one."""
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop  # noqa: PLC0415 - not on Windows
+
+    return uvloop.new_event_loop()
+
+
+def run(settings: Settings, *, origin: str) -> int:
+    """Runs the proxy in the foreground until a signal ends it; returns the exit code."""
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(serve(settings, origin=origin))
+
+
+async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | None = None) -> int:
+    """As `run`, on the running loop; `ready` is called once both ports are open.
+
+    Raises ListenError. The token is fetched in the background: a provider that is down keeps nothing from starting.
+    """
+    log = log_for(settings.log, sys.stderr)
+    capture_standard_logging(log)
+    stop = Stop()
+    _obey_signals(stop)
+    metrics = Metrics()
+    pool = UpstreamPool(settings.upstream, metrics.traffic)
+    metrics.traffic.pool = pool.counts
+    async with AsyncExitStack() as parts:
+        provider = Provider(settings.oauth)
+        parts.push_async_callback(provider.close)
+        tokens = TokenSource(settings.oauth, provider, metrics, log)
+        parts.push_async_callback(tokens.stop)
+        parts.callback(pool.close)
+        port = DataPort(settings, rules=_rules(settings), tokens=tokens, pool=pool, traffic=metrics.traffic, log=log)
+        admin = AdminParts(
+            settings=settings,
+            origin=origin,
+            metrics=metrics,
+            token=tokens.status,
+            pool=pool.counts,
+            recent=lambda: [record.fields() for record in reversed(port.recent)],
+            engine={"loop": type(asyncio.get_running_loop()).__module__, "transport": "aiofastnet", "parser": "llhttp"},
+            stopping=lambda: bool(stop),
+            refresh=tokens.refresh,
+            stop=stop.ask,
+        )
+        await _open_admin(settings.admin.address, admin, parts)
+        listener = await _open_data_port(settings, port)
+        parts.callback(listener.close)
+        tokens.start()
+        lag = asyncio.get_running_loop().create_task(_measure_lag(metrics))
+        parts.callback(lag.cancel)
+        log.info("listening", address=str(settings.listen.address), upstream=settings.upstream.url, config=origin)
+        if ready is not None:
+            ready()
+        await stop.asked.wait()
+        log.info("stopping", in_flight=metrics.traffic.in_flight)
+        await _unless_hurried(stop, asyncio.sleep(settings.shutdown.delay))
+        listener.close()
+        cut = await _drain(port, settings.shutdown.grace, stop)
+        log.info("stopped", aborted_requests=cut)
+    return 0
+
+
+def _rules(settings: Settings) -> RequestRules:
+    upstream = settings.upstream
+    return RequestRules(
+        urlsplit(upstream.url).netloc.encode(),
+        via=upstream.via,
+        added=upstream.headers.set,
+        removed=upstream.headers.remove,
+    )
+
+
+def _obey_signals(stop: Stop) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if sys.platform == "win32":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.ask))
+        else:
+            loop.add_signal_handler(number, stop.ask)
+
+
+async def _open_admin(address: Address, admin: AdminParts, parts: AsyncExitStack) -> None:
+    runner = web.AppRunner(admin_app(admin), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    parts.push_async_callback(runner.cleanup)
+    site: web.BaseSite
+    if address.path is not None:
+        site = web.UnixSite(runner, address.path)
+    else:
+        site = web.TCPSite(runner, address.host, address.port)
+    await _listen(site.start(), "admin.address", address)
+
+
+async def _open_data_port(settings: Settings, port: DataPort) -> asyncio.Server:
+    address, loop = settings.listen.address, asyncio.get_running_loop()
+    if address.path is None:
+        opening = aiofastnet.create_server(loop, port, address.host, address.port, backlog=BACKLOG)
+        return await _listen(opening, "listen.address", address)
+    # Between bind and chmod nobody else may connect (R133).
+    mask = os.umask(0o177)
+    try:
+        opening = aiofastnet.create_unix_server(loop, port, address.path, backlog=BACKLOG)
+        server = await _listen(opening, "listen.address", address)
+    finally:
+        os.umask(mask)
+    os.chmod(address.path, int(settings.listen.unix_mode, 8))  # noqa: PTH101 - before anything waits on the loop
+    return server
+
+
+async def _listen(opening: Awaitable[T], key: str, address: Address) -> T:
+    try:
+        return await opening
+    except OSError as exc:
+        raise ListenError(f"{key}: can't listen on {address}: {exc.strerror or 'the address is not usable'}") from exc
+
+
+async def _drain(port: DataPort, grace: float, stop: Stop) -> int:
+    """Lets every request in flight end, for `grace` seconds. Returns how many did not."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace
+    port.drain()
+    await _unless_hurried(stop, _connections_gone(port, loop.time() + min(IDLE_GRACE, grace)))
+    port.close_idle()
+    await _unless_hurried(stop, _connections_gone(port, end))
+    cut = port.traffic.in_flight
+    port.abort()
+    return cut
+
+
+async def _connections_gone(port: DataPort, end: float) -> None:
+    loop = asyncio.get_running_loop()
+    while port.connections and loop.time() < end:
+        await asyncio.sleep(0.02)
+
+
+async def _unless_hurried(stop: Stop, waiting: Awaitable[None]) -> None:
+    loop = asyncio.get_running_loop()
+    tasks = {asyncio.ensure_future(waiting), loop.create_task(stop.hurried.wait())}
+    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+
+
+async def _measure_lag(metrics: Metrics) -> None:
+    """How late the loop runs a timer is how long a request may have to wait for it."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LAG_INTERVAL
+        await asyncio.sleep(_LAG_INTERVAL)
+        metrics.event_loop_lag.set(max(0.0, loop.time() - due))

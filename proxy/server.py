@@ -1,0 +1,447 @@
+"""The data port: aiohttp's low-level server with a strict handler of its own.
+
+aiohttp accepts connections, parses requests and does flow control. What is done with a request, every byte that answers
+it and when a connection ends is decided here: a request costs no task, no request object and no response object.
+"""
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from contextlib import suppress
+from re import compile as pattern
+from secrets import token_hex
+from time import perf_counter
+from typing import Any, NoReturn, cast
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.http_writer import HttpVersion10, HttpVersion11
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+
+from proxy.core.headers import MessageFields, RequestRules, names_us, request_head
+from proxy.core.policy import host_allowed, host_names
+from proxy.core.problem import problem_response
+from proxy.core.target import Target, join_base, parse_target
+from proxy.deadline import Deadline
+from proxy.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ExpectationFailed,
+    HeaderTooLarge,
+    HostNotAllowed,
+    LoopDetected,
+    MethodNotSupported,
+    Overloaded,
+    ProxyError,
+    RequestTimeout,
+)
+from proxy.forward import OutboundRequest, forward
+from proxy.log import Log
+from proxy.metrics import Traffic
+from proxy.record import RequestRecord
+from proxy.settings import Settings
+from proxy.tokens import Credential, TokenSource
+from proxy.upstream.pool import UpstreamPool
+
+MAX_FIELDS = 128
+RECENT_REQUESTS = 100
+# How long a client that was answered early may go on sending, so that it reads the answer before it sees a reset
+# (RFC 9112 §9.6).
+LINGER = 2.0
+
+_UNSUPPORTED_METHODS = frozenset({"CONNECT", "TRACE"})
+_REQUEST_ID = pattern(rb"[A-Za-z0-9._~+/=-]{1,128}")
+_RESET = struct.pack("ii", 1, 0)
+
+
+class DataPort(web.Server):
+    """What the connections of the data port share."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rules: RequestRules,
+        tokens: TokenSource,
+        pool: UpstreamPool,
+        traffic: Traffic,
+        log: Log,
+    ) -> None:
+        super().__init__(_unused, handler_cancellation=True)
+        _require_c_parser()
+        self.settings = settings
+        self.rules = rules
+        self.base_path = _base_path(settings.upstream.url)
+        self.allowed_hosts = host_names(settings.policy.allowed_hosts)
+        self.tokens = tokens
+        self.pool = pool
+        self.traffic = traffic
+        self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
+        self.draining = False
+        self._log = log
+
+    def __call__(self) -> "ClientConnection":
+        return ClientConnection(self, self._loop)
+
+    def finished(self, record: RequestRecord) -> None:
+        """One line and one set of metrics for a request, whatever became of it."""
+        record.duration = perf_counter() - record.started
+        record.count(self.traffic)
+        self.recent.append(record)
+        access = self.settings.log.access
+        if access == "all" or (access == "errors" and record.is_notable):
+            self._log.info("request", **record.fields())
+
+    def report_bug(self, exc: Exception) -> None:
+        """The only place that meets an exception which nobody foresaw; its text could be a peer's."""
+        self._log.error("unexpected error", error=exc)
+
+    def drain(self) -> None:
+        """From here on each answer ends its connection."""
+        self.draining = True
+
+    def close_idle(self) -> None:
+        """Ends the connections that wait for a request."""
+        for connection in self.connections:
+            if isinstance(connection, ClientConnection) and connection.is_idle:
+                connection.hang_up()
+
+    def abort(self) -> None:
+        """Ends all connections."""
+        for connection in self.connections:
+            if isinstance(connection, ClientConnection):
+                connection.abort()
+
+
+class ClientConnection(web.RequestHandler):
+    """One client's connection; serves its requests one after another."""
+
+    __slots__ = ("_partial_head", "_payload", "_port", "_read_deadline", "_write_deadline", "http_11", "persistent")
+
+    def __init__(self, port: DataPort, loop: asyncio.AbstractEventLoop) -> None:
+        listen = port.settings.listen
+        super().__init__(
+            port,
+            loop=loop,
+            keepalive_timeout=0,  # our deadlines stand in for aiohttp's timer, which a dribbled head does not stop
+            access_log=None,  # type: ignore[arg-type] # documented for web.Server
+            auto_decompress=False,
+            max_line_size=listen.max_header_size,
+            max_field_size=listen.max_header_size,
+            max_headers=MAX_FIELDS,
+            read_bufsize=1 << 16,
+        )
+        self._port = port
+        self._payload: StreamReader | None = None
+        self._partial_head = 0
+        self._read_deadline = Deadline(loop, self._read_expired)
+        self._write_deadline = Deadline(loop, self.abort)
+        self.http_11 = True
+        self.persistent = True
+
+    # The connection.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._read_deadline.set(self._port.settings.listen.keepalive_timeout)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._read_deadline.close()
+        self._write_deadline.close()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            self._partial_head = 0
+            if isinstance(self._messages[-1][0], _ErrInfo):
+                self._fail_payloads()
+        elif self._is_waiting:
+            self._head_progress(len(data))
+
+    def _fail_payloads(self) -> None:
+        """The parser forgets the body that it was in when it met an error; its reader would wait for ever."""
+        for payload in (self._payload, *(payload for _, payload in self._messages)):
+            if payload is not None and not payload.is_eof():
+                payload.set_exception(BadRequest())
+
+    def _head_progress(self, size: int) -> None:
+        if not self._partial_head:
+            self._read_deadline.set(self._port.settings.listen.header_timeout)
+        self._partial_head += size
+        if self._partial_head > self._port.settings.listen.max_header_size:
+            self._refuse(HeaderTooLarge())
+
+    @property
+    def _is_waiting(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._is_waiting and not self._partial_head
+
+    def _read_expired(self) -> None:
+        if self._payload is not None:
+            self._payload.set_exception(RequestTimeout())
+        elif self._partial_head:
+            self._refuse(RequestTimeout())
+        else:
+            self.hang_up()
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answers a head that never became a request."""
+        record = RequestRecord("", "", perf_counter())
+        self._answer(error, record, close=True)
+        self._port.finished(record)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Sends what is written, then closes; a client that reads nothing is cut."""
+        if self.transport is not None:
+            self._write_deadline.set(self._port.settings.upstream.idle_timeout)
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Ends an answer that is not complete, so that the client can tell.
+
+        An HTTP/1.0 client reads to the end of the connection: only a reset says that it was not the end (R115).
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        if not self.http_11 and (connected := transport.get_extra_info("socket")) is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
+
+    # One request after another.
+
+    async def start(self) -> None:
+        """Serves requests until the connection ends; aiohttp runs this as the connection's task."""
+        try:
+            while self.persistent and not self._force_close and not self._close:
+                message, payload = await self._next_message()
+                self._read_deadline.clear()
+                await self._serve(message, payload)
+                self._read_deadline.set(self._port.settings.listen.keepalive_timeout)
+        finally:
+            self.hang_up()
+
+    async def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
+        if not self._messages:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return message
+
+    async def _serve(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> None:
+        traffic = self._port.traffic
+        traffic.in_flight += 1
+        if isinstance(message, _ErrInfo):
+            record = RequestRecord("", "", perf_counter())
+        else:
+            record = RequestRecord(message.method, message.path, perf_counter())
+        self._payload = payload
+        try:
+            if isinstance(message, _ErrInfo):
+                _raise_parse_error(message)
+            await self._exchange(message, payload, record)
+            record.relayed()
+        except ProxyError as error:
+            await self._fail(error, message, payload, record)
+        except (asyncio.CancelledError, ConnectionError) as exc:
+            record.outcome = "client_gone"
+            self.persistent = False
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+        except Exception as exc:  # noqa: BLE001 - one request must not take the connection's task down unanswered
+            self._port.report_bug(exc)
+            await self._fail(ProxyError(), message, payload, record)
+        finally:
+            self._payload = None
+            traffic.in_flight -= 1
+            self._port.finished(record)
+        if not payload.is_eof():
+            await self._linger(payload)
+
+    async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
+        port = self._port
+        self.http_11 = message.version == HttpVersion11
+        self.persistent = not (message.should_close or port.draining or self._upgraded)
+        if not self.http_11 and message.version != HttpVersion10:
+            self.persistent = False
+            raise BadRequest("The HTTP version must be 1.0 or 1.1.")
+        fields = port.rules.read(message.raw_headers)
+        record.request_id = _request_id(fields)
+        if port.traffic.in_flight > port.settings.limits.max_in_flight:
+            raise Overloaded
+        if message.method in _UNSUPPORTED_METHODS:
+            raise MethodNotSupported
+        target = parse_target(message.method, message.path)
+        self._judge(message, target, fields)
+        request = self._outbound(message, payload, target, fields, await self._credential(record))
+        await forward(request, self, port.pool, record)
+
+    def _judge(self, message: RawRequestMessage, target: Target, fields: MessageFields) -> None:
+        """What is refused before a byte of the body is read, and before the token is touched."""
+        port = self._port
+        host = fields.noted.get(b"host") if target.authority is None else target.authority
+        # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
+        if host is not None and not host_allowed(host, port.allowed_hosts):
+            raise HostNotAllowed
+        if sum(map(len, fields.lines)) > port.settings.listen.max_header_size:
+            raise HeaderTooLarge
+        if b"via" in fields.noted and names_us(fields.noted[b"via"]):
+            raise LoopDetected
+        if fields.noted.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise ExpectationFailed
+        if message.chunked and fields.noted[b"transfer-encoding"].lower() != b"chunked":
+            # A coding below the chunks would be lost with the field (RFC 9112 §6.1).
+            raise BadRequest("The only transfer coding that is supported is chunked.")
+        limit = port.settings.limits.max_body
+        if limit is not None and int(fields.noted.get(b"content-length", 0)) > limit:
+            raise BodyTooLarge
+
+    async def _credential(self, record: RequestRecord) -> Credential:
+        credential = self._port.tokens.current()
+        if credential is None:
+            began = perf_counter()
+            try:
+                credential = await self._port.tokens.acquire()
+            finally:
+                record.token_wait = perf_counter() - began
+        return credential
+
+    def _outbound(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        target: Target,
+        fields: MessageFields,
+        credential: Credential,
+    ) -> OutboundRequest:
+        has_body = not payload.at_eof()
+        expects_continue = has_body and self.http_11 and b"expect" in fields.noted
+        framing = b""
+        if message.chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif b"content-length" in fields.noted:
+            framing = b"Content-Length: %d\r\n" % int(fields.noted[b"content-length"])
+        if expects_continue:
+            framing += b"Expect: 100-continue\r\n"
+        head = request_head(
+            message.method,
+            join_base(self._port.base_path, target.origin_form),
+            self._port.rules,
+            fields.lines,
+            version_minor=message.version.minor,
+            framing=framing,
+            authorization=credential.line,
+        )
+        return OutboundRequest(
+            head=head,
+            has_body=has_body or message.chunked,
+            chunked=message.chunked,
+            bodiless_response=message.method == "HEAD",
+            expects_continue=expects_continue,
+            max_body=self._port.settings.limits.max_body,
+        )
+
+    async def _fail(
+        self, error: ProxyError, message: RawRequestMessage | _ErrInfo, payload: StreamReader, record: RequestRecord
+    ) -> None:
+        if record.status:
+            record.code = error.code
+            record.outcome = "aborted"
+            self.persistent = False
+            self.abort()
+            return
+        if isinstance(message, _ErrInfo) or not payload.is_eof():
+            self.persistent = False
+        self._answer(error, record, head_only=record.method == "HEAD", close=not self.persistent)
+
+    def _answer(
+        self, error: ProxyError, record: RequestRecord, *, head_only: bool = False, close: bool = False
+    ) -> None:
+        record.request_id = record.request_id or token_hex(16)
+        record.status = error.status
+        record.code = error.code
+        record.outcome = error.outcome
+        self.write(problem_response(error, record.request_id, head_only=head_only, close=close))
+
+    async def _linger(self, payload: StreamReader) -> None:
+        """Takes in, and forgets, the rest of a body that the answer did not need."""
+        self.persistent = False
+        with suppress(TimeoutError, RequestPayloadError, ProxyError, RuntimeError):
+            async with asyncio.timeout(LINGER):
+                while await payload.readany():
+                    pass
+
+    # What `forward` needs.
+
+    def body_arrived(self) -> bytes | None:
+        payload = cast(StreamReader, self._payload)
+        return payload.read_nowait() if payload.is_eof() else None
+
+    async def read_body(self) -> bytes:
+        self._read_deadline.set(self._port.settings.upstream.idle_timeout)
+        try:
+            return await cast(StreamReader, self._payload).readany()
+        except (RequestPayloadError, RuntimeError) as exc:
+            raise BadRequest from exc
+        finally:
+            self._read_deadline.clear()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    async def drain(self) -> None:
+        if self._paused:
+            self._write_deadline.set(self._port.settings.upstream.idle_timeout)
+            try:
+                await self._drain_helper()
+            finally:
+                self._write_deadline.clear()
+
+
+async def _unused(request: Any) -> NoReturn:
+    """web.Server wants a handler; `ClientConnection.start` serves instead."""
+    raise NotImplementedError(request)
+
+
+def _require_c_parser() -> None:
+    """The pure-Python parser of aiohttp accepts what the C parser refuses (R31)."""
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError(
+            "aiohttp runs without its C extensions: unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp"
+        )
+
+
+def _base_path(url: str) -> bytes:
+    """The path of `upstream.url` without a slash at its end; empty for the root."""
+    path = urlsplit(url).path.rstrip("/")
+    return path.encode()
+
+
+def _request_id(fields: MessageFields) -> str:
+    """The client's own id if it is harmless; else empty, and one is made when it is needed."""
+    value = fields.noted.get(b"x-request-id", b"")
+    return value.decode() if _REQUEST_ID.fullmatch(value) else ""
+
+
+def _raise_parse_error(info: _ErrInfo) -> NoReturn:
+    """The parser's message repeats the client's bytes, so it goes nowhere."""
+    if isinstance(info.exc, LineTooLong) or "Too many headers" in info.message:
+        raise HeaderTooLarge
+    raise BadRequest

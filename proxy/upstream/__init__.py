@@ -1,0 +1,1 @@
+"""The connections to the API: they get finished bytes and know nothing of tokens."""

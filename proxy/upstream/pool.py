@@ -1,0 +1,176 @@
+"""The upstream's connections: made, kept for reuse, counted, bounded."""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from urllib.parse import urlsplit
+
+import aiofastnet
+
+from proxy.errors import Overloaded, Stopping, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamTls as UpstreamTlsError
+from proxy.metrics import Traffic
+from proxy.settings import Upstream, UpstreamTls
+from proxy.upstream.connection import UpstreamConnection
+
+# RFC 8305 §5: the recommended delay before the next address is tried beside the first.
+HAPPY_EYEBALLS_DELAY = 0.25
+
+
+class UpstreamPool:
+    """At most `max_connections` connections to the origin of `upstream.url`, the newest idle one used first."""
+
+    def __init__(self, settings: Upstream, traffic: Traffic) -> None:
+        url = urlsplit(settings.url)
+        self._settings = settings
+        self._traffic = traffic
+        self._host = url.hostname or ""
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._tls = tls_context(settings.tls) if url.scheme == "https" else None
+        self._idle: list[UpstreamConnection] = []
+        self._open: set[UpstreamConnection] = set()
+        self._connecting = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    def counts(self) -> dict[str, int]:
+        """Open connections by state, as the metric names them."""
+        return {"idle": len(self._idle), "active": len(self._open) - len(self._idle)}
+
+    def take_idle(self) -> UpstreamConnection | None:
+        """A connection that is ready now: the newest, which is the least likely to be closing."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    async def acquire(self) -> UpstreamConnection:
+        """An idle connection, or a fresh one. Raises UpstreamError, and Overloaded where none becomes free in time."""
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                while (connection := self.take_idle()) is None:
+                    if self._closed:
+                        raise Stopping
+                    if len(self._open) + self._connecting < self._settings.max_connections:
+                        return await self._connect()
+                    await self._wait_for_a_place()
+                return connection
+        except TimeoutError:
+            if len(self._open) >= self._settings.max_connections:
+                raise Overloaded from None
+            self._traffic.connects["timeout"] += 1
+            raise UpstreamTimeout(proxy_status="connection_timeout") from None
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Gives a connection back after an exchange: for reuse if that is safe, else to be closed."""
+        if connection.closed:
+            return
+        if not connection.reusable or self._closed:
+            connection.abort()
+            return
+        connection.release()
+        self._idle.append(connection)
+        self._wake_a_waiter()
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._closed = True
+        for connection in list(self._open):
+            connection.abort()
+        while self._waiters:
+            self._wake_a_waiter()
+
+    async def _connect(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        self._connecting += 1
+        try:
+            _, connection = await aiofastnet.create_connection(
+                loop,
+                lambda: UpstreamConnection(loop, self._settings, self._lost),
+                self._host,
+                self._port,
+                ssl=self._tls,
+                server_hostname=(self._settings.tls.server_name or self._host) if self._tls else None,
+                happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
+                all_errors=True,
+            )
+        except (OSError, ExceptionGroup) as exc:
+            error, result = _connect_failure(exc)
+            self._traffic.connects[result] += 1
+            raise error from exc
+        finally:
+            self._connecting -= 1
+            self._wake_a_waiter()
+        self._traffic.connects["ok"] += 1
+        self._open.add(connection)
+        return connection
+
+    async def _wait_for_a_place(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                # Woken and cancelled at once: the place goes to the next.
+                self._wake_a_waiter()
+            raise
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _wake_a_waiter(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _lost(self, connection: UpstreamConnection) -> None:
+        self._open.discard(connection)
+        if connection.idle and connection in self._idle:
+            self._idle.remove(connection)
+        self._wake_a_waiter()
+
+
+def tls_context(tls: UpstreamTls) -> ssl.SSLContext:
+    """TLS 1.2 or later, chain and name verified.
+
+    `ssl.create_default_context` is not used, because it honours SSLKEYLOGFILE (R150).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if tls.ca_file:
+        context.load_verify_locations(cafile=tls.ca_file)
+    else:
+        context.load_default_certs()
+    if tls.cert_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+# Exception, error, its Proxy-Status type and the metric's `result`; the first that matches.
+_CONNECT_FAILURES: tuple[tuple[type[OSError], type[UpstreamError], str, str], ...] = (
+    (ssl.SSLCertVerificationError, UpstreamTlsError, "tls_certificate_error", "tls"),
+    (ssl.SSLError, UpstreamTlsError, "tls_protocol_error", "tls"),
+    (socket.gaierror, UpstreamUnreachable, "dns_error", "dns"),
+    (ConnectionRefusedError, UpstreamUnreachable, "connection_refused", "refused"),
+    (TimeoutError, UpstreamTimeout, "connection_timeout", "timeout"),
+    (ConnectionError, UpstreamUnreachable, "connection_terminated", "network"),
+    (OSError, UpstreamUnreachable, "destination_ip_unroutable", "network"),
+)
+
+
+def _connect_failure(exc: Exception) -> tuple[UpstreamError, str]:
+    """The answer for a failed connect, and the metric's `result`."""
+    while isinstance(exc, ExceptionGroup):
+        # One error an address; the last tried is as good as any.
+        exc = exc.exceptions[-1]
+    for kind, error, proxy_status, result in _CONNECT_FAILURES:
+        if isinstance(exc, kind):
+            return error(proxy_status=proxy_status), result
+    raise exc
