@@ -1,22 +1,31 @@
 PYTHON ?= python3
-VENV := .venv
+BIN := .venv/bin
 
 .PHONY: demo test lint bench image clean
 
-$(VENV)/%.done: pyproject.toml
-	$(PYTHON) -m venv $(VENV) && $(VENV)/bin/pip install --quiet --editable .$(if $(filter run,$*),,[$*]) && touch $@
+demo: .venv/run
+	$(BIN)/thg-proxy demo
 
-demo: $(VENV)/run.done
-	$(VENV)/bin/thg-proxy demo
+test: .venv/test
+	$(BIN)/python -m pytest
 
-test: $(VENV)/test.done
-	$(VENV)/bin/python -m pytest
+lint: .venv/test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-lint: $(VENV)/test.done
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-
-bench: $(VENV)/bench.done
-	$(VENV)/bin/python -m tests.bench
+bench: .venv/bench
+	$(BIN)/python -m tests.bench
 
 image:
 	$(PYTHON) deploy/docker/build.py
+
+clean:
+	rm -rf .venv
+
+.venv/run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . && touch $@
+
+.venv/%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]' && touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv

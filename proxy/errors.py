@@ -3,6 +3,7 @@
 ProxyError                    `internal`, 500
 ├── ConfigError               exit code 2: every problem of a configuration, a sentence each
 ├── SecretUnreadable          a secret's source gives no usable value
+├── StartError                exit code 1: a port is taken, a library can't be used
 ├── RequestError              the client's side
 │   ├── BadRequest            400   ├── MethodNotSupported   405
 │   ├── BadTarget             400   ├── HeaderRequired       412
@@ -63,6 +64,11 @@ class SecretUnreadable(ProxyError):
 
     code = "secret_unreadable"
     title = "Secret unreadable"
+
+
+class StartError(ProxyError):
+    code = "start"
+    title = "Can't start"
 
 
 class RequestError(ProxyError):

@@ -5,10 +5,10 @@ Knows nothing of tokens or policy: it gets a finished head and two connections.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
+from proxy.admission import OutboundRequest
 from proxy.core.headers import response_head
 from proxy.errors import BodyTooLarge, ProxyError
 from proxy.record import RequestRecord
@@ -39,18 +39,6 @@ class Client(Protocol):
 
     async def drain(self) -> None:
         """Waits until the client takes more; ends the connection of one that takes nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutboundRequest:
-    """`head` is complete, with its empty line."""
-
-    head: bytes
-    has_body: bool
-    chunked: bool
-    bodiless_response: bool
-    expects_continue: bool
-    max_body: int | None
 
 
 async def forward(request: OutboundRequest, client: Client, pool: UpstreamPool, record: RequestRecord) -> None:

@@ -23,7 +23,7 @@ from proxy import settings
 
 Level = Literal["debug", "info", "warning", "error"]
 Style = Literal["json", "console"]
-Scalar = str | int | float | bool | None
+_Scalar = str | int | float | bool | None
 
 MAX_TEXT = 256
 _SEVERITY = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -44,7 +44,7 @@ def one_line(text: str) -> str:
     return cut if len(cut) <= MAX_TEXT else cut[: MAX_TEXT - 1] + "…"
 
 
-def _scalar(value: object) -> Scalar:
+def _scalar(value: object) -> _Scalar:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, bytes):
@@ -53,23 +53,23 @@ def _scalar(value: object) -> Scalar:
     return one_line(type(value).__name__ if isinstance(value, BaseException) else str(value))
 
 
-def _json(now: float, level: Level, event: str, fields: dict[str, Scalar]) -> bytes:
+def _json(now: float, level: Level, event: str, fields: dict[str, _Scalar]) -> bytes:
     moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return _encode_json({"time": moment, "level": level, "event": event, **fields})
 
 
-def _console(now: float, level: Level, event: str, fields: dict[str, Scalar]) -> bytes:
+def _console(now: float, level: Level, event: str, fields: dict[str, _Scalar]) -> bytes:
     clock = time.strftime("%H:%M:%S", time.localtime(now))
-    shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items() if value is not None)
+    shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items() if value not in (None, ""))
     return f"{clock} {level:<7} {event:<24} {shown}".rstrip().encode()
 
 
-def _coloured(now: float, level: Level, event: str, fields: dict[str, Scalar]) -> bytes:
+def _coloured(now: float, level: Level, event: str, fields: dict[str, _Scalar]) -> bytes:
     line = _console(now, level, event, fields).decode()
     return line.replace(level, f"{_COLOUR[level]}{level}{_RESET}", 1).encode()
 
 
-def _shown(value: Scalar) -> str:
+def _shown(value: _Scalar) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
@@ -127,20 +127,31 @@ def _wants_colour(stream: TextIO | None) -> bool:
 
 
 def _writer(stream: TextIO | None) -> Callable[[bytes], object]:
-    """How a line reaches the stream. A file is written past Python's buffers, which keep what could not be written."""
     if stream is None:
         return _write_nowhere
     try:
         stream.fileno()
     except (OSError, ValueError):
         return lambda line: stream.write(line.decode())
-    # Asked again for each line: the number of a closed file can be a client's socket by now.
-    return lambda line: _write_all(stream.fileno(), line)
+    return _File(stream).write
 
 
-def _write_all(fd: int, line: bytes) -> None:
-    while line:
-        line = line[os.write(fd, line) :]
+class _File:
+    """Writes past Python's buffers, which keep what could not be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._torn = False
+
+    def write(self, line: bytes) -> None:
+        # Asked again for each line: the number of a closed file can be a client's socket by now.
+        fd = self._stream.fileno()
+        # A disk that fills up takes half a line, to which the next one must not be glued.
+        rest = b"\n" + line if self._torn else line
+        while rest:
+            written = os.write(fd, rest)
+            rest = rest[written:]
+            self._torn = bool(rest)
 
 
 def _write_nowhere(_line: bytes) -> None:
@@ -157,7 +168,7 @@ def capture_standard_logging(log: Log) -> None:
     def show_warning(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
     ) -> None:
-        log.warning("python_warning", kind=category.__name__, message=_words(str(message)), at=_place(filename, lineno))
+        log.warning("python warning", kind=category.__name__, message=_words(str(message)), at=_place(filename, lineno))
 
     logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
     warnings.showwarning = show_warning
@@ -174,7 +185,7 @@ class _Bridge(logging.Handler):
         exc = record.exc_info[1] if record.exc_info else None
         if exc is not None:
             fields |= {"exception": type(exc).__name__, "at": _raised_at(exc)}
-        write("library_message", **fields)
+        write("library message", **fields)
 
 
 def _words(message: str) -> str:
@@ -183,8 +194,11 @@ def _words(message: str) -> str:
 
 
 def _raised_at(exc: BaseException) -> str:
-    frames = traceback.extract_tb(exc.__traceback__)
-    return _place(frames[-1].filename, frames[-1].lineno or 0) if frames else ""
+    frames = list(traceback.walk_tb(exc.__traceback__))
+    if not frames:
+        return ""
+    frame, lineno = frames[-1]
+    return _place(frame.f_code.co_filename, lineno)
 
 
 def _place(filename: str, lineno: int) -> str:

@@ -5,18 +5,16 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import aiofastnet
 from aiohttp import web
 
-from proxy.admin.app import AdminParts, admin_app
-from proxy.core.headers import RequestRules
-from proxy.errors import ProxyError
+from proxy.admin.app import AdminParts, AdminPort
+from proxy.errors import StartError
 from proxy.idp import Provider
-from proxy.log import Log, capture_standard_logging, log_for
+from proxy.log import capture_standard_logging, log_for
 from proxy.metrics import Metrics
 from proxy.server import DataPort
 from proxy.settings import Address, Settings
@@ -29,12 +27,7 @@ BACKLOG = 1024
 IDLE_GRACE = 1.0
 _LAG_INTERVAL = 1.0
 
-T = TypeVar("T")
-
-
-class ListenError(ProxyError):
-    code = "listen"
-    title = "Can't listen"
+_T = TypeVar("_T")
 
 
 class Stop:
@@ -69,7 +62,7 @@ def run(settings: Settings, *, origin: str) -> int:
 async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | None = None) -> int:
     """As `run`, on the running loop; `ready` is called once both ports are open.
 
-    Raises ListenError. The token is fetched in the background: a provider that is down keeps nothing from starting.
+    Raises StartError. The token is fetched in the background: a provider that is down keeps nothing from starting.
     """
     log = log_for(settings.log, sys.stderr)
     capture_standard_logging(log)
@@ -84,7 +77,7 @@ async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | 
         tokens = TokenSource(settings.oauth, provider, metrics, log)
         parts.push_async_callback(tokens.stop)
         parts.callback(pool.close)
-        port = DataPort(settings, rules=_rules(settings), tokens=tokens, pool=pool, traffic=metrics.traffic, log=log)
+        port = DataPort(settings, tokens=tokens, pool=pool, traffic=metrics.traffic, log=log)
         admin = AdminParts(
             settings=settings,
             origin=origin,
@@ -115,16 +108,6 @@ async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | 
     return 0
 
 
-def _rules(settings: Settings) -> RequestRules:
-    upstream = settings.upstream
-    return RequestRules(
-        urlsplit(upstream.url).netloc.encode(),
-        via=upstream.via,
-        added=upstream.headers.set,
-        removed=upstream.headers.remove,
-    )
-
-
 def _obey_signals(stop: Stop) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,7 +118,7 @@ def _obey_signals(stop: Stop) -> None:
 
 
 async def _open_admin(address: Address, admin: AdminParts, parts: AsyncExitStack) -> None:
-    runner = web.AppRunner(admin_app(admin), access_log=None, shutdown_timeout=1)
+    runner = web.ServerRunner(AdminPort(admin), shutdown_timeout=1)
     await runner.setup()
     parts.push_async_callback(runner.cleanup)
     site: web.BaseSite
@@ -162,30 +145,29 @@ async def _open_data_port(settings: Settings, port: DataPort) -> asyncio.Server:
     return server
 
 
-async def _listen(opening: Awaitable[T], key: str, address: Address) -> T:
+async def _listen(opening: Awaitable[_T], key: str, address: Address) -> _T:
     try:
         return await opening
     except OSError as exc:
-        raise ListenError(f"{key}: can't listen on {address}: {exc.strerror or 'the address is not usable'}") from exc
+        raise StartError(f"{key}: can't listen on {address}: {exc.strerror or 'the address is not usable'}") from exc
 
 
 async def _drain(port: DataPort, grace: float, stop: Stop) -> int:
     """Lets every request in flight end, for `grace` seconds. Returns how many did not."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + grace
     port.drain()
-    await _unless_hurried(stop, _connections_gone(port, loop.time() + min(IDLE_GRACE, grace)))
+    idle_grace = min(IDLE_GRACE, grace)
+    await _unless_hurried(stop, _within(idle_grace, port.wait_empty()))
     port.close_idle()
-    await _unless_hurried(stop, _connections_gone(port, end))
+    await _unless_hurried(stop, _within(grace - idle_grace, port.wait_empty()))
     cut = port.traffic.in_flight
     port.abort()
     return cut
 
 
-async def _connections_gone(port: DataPort, end: float) -> None:
-    loop = asyncio.get_running_loop()
-    while port.connections and loop.time() < end:
-        await asyncio.sleep(0.02)
+async def _within(seconds: float, waiting: Awaitable[None]) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await waiting
 
 
 async def _unless_hurried(stop: Stop, waiting: Awaitable[None]) -> None:

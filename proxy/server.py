@@ -9,37 +9,22 @@ import socket
 import struct
 from collections import deque
 from contextlib import suppress
-from re import compile as pattern
 from secrets import token_hex
 from time import perf_counter
 from typing import Any, NoReturn, cast
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
-from aiohttp.http_writer import HttpVersion10, HttpVersion11
+from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
-from proxy.core.headers import MessageFields, RequestRules, names_us, request_head
-from proxy.core.policy import host_allowed, host_names
+from proxy.admission import Admission, request_id
 from proxy.core.problem import problem_response
-from proxy.core.target import Target, join_base, parse_target
 from proxy.deadline import Deadline
-from proxy.errors import (
-    BadRequest,
-    BodyTooLarge,
-    ExpectationFailed,
-    HeaderTooLarge,
-    HostNotAllowed,
-    LoopDetected,
-    MethodNotSupported,
-    Overloaded,
-    ProxyError,
-    RequestTimeout,
-)
-from proxy.forward import OutboundRequest, forward
+from proxy.errors import BadRequest, HeaderTooLarge, Overloaded, ProxyError, RequestTimeout, StartError
+from proxy.forward import forward
 from proxy.log import Log
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
@@ -53,19 +38,16 @@ RECENT_REQUESTS = 100
 # (RFC 9112 §9.6).
 LINGER = 2.0
 
-_UNSUPPORTED_METHODS = frozenset({"CONNECT", "TRACE"})
-_REQUEST_ID = pattern(rb"[A-Za-z0-9._~+/=-]{1,128}")
 _RESET = struct.pack("ii", 1, 0)
 
 
 class DataPort(web.Server):
-    """What the connections of the data port share."""
+    """What the connections of the data port share. Raises StartError where aiohttp can't be trusted to parse."""
 
     def __init__(
         self,
         settings: Settings,
         *,
-        rules: RequestRules,
         tokens: TokenSource,
         pool: UpstreamPool,
         traffic: Traffic,
@@ -74,14 +56,14 @@ class DataPort(web.Server):
         super().__init__(_unused, handler_cancellation=True)
         _require_c_parser()
         self.settings = settings
-        self.rules = rules
-        self.base_path = _base_path(settings.upstream.url)
-        self.allowed_hosts = host_names(settings.policy.allowed_hosts)
+        self.admission = Admission(settings)
         self.tokens = tokens
         self.pool = pool
         self.traffic = traffic
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         self.draining = False
+        self._open: set[ClientConnection] = set()
+        self._empty = asyncio.Event()
         self._log = log
 
     def __call__(self) -> "ClientConnection":
@@ -100,21 +82,34 @@ class DataPort(web.Server):
         """The only place that meets an exception which nobody foresaw; its text could be a peer's."""
         self._log.error("unexpected error", error=exc)
 
+    def opened(self, connection: "ClientConnection") -> None:
+        self._open.add(connection)
+        self._empty.clear()
+
+    def lost(self, connection: "ClientConnection") -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._empty.set()
+
     def drain(self) -> None:
         """From here on each answer ends its connection."""
         self.draining = True
 
+    async def wait_empty(self) -> None:
+        """Returns when no client is connected."""
+        if self._open:
+            await self._empty.wait()
+
     def close_idle(self) -> None:
         """Ends the connections that wait for a request."""
-        for connection in self.connections:
-            if isinstance(connection, ClientConnection) and connection.is_idle:
+        for connection in list(self._open):
+            if connection.is_idle:
                 connection.hang_up()
 
     def abort(self) -> None:
         """Ends all connections."""
-        for connection in self.connections:
-            if isinstance(connection, ClientConnection):
-                connection.abort()
+        for connection in list(self._open):
+            connection.abort()
 
 
 class ClientConnection(web.RequestHandler):
@@ -146,12 +141,14 @@ class ClientConnection(web.RequestHandler):
     # The connection.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._port.opened(self)
         super().connection_made(transport)
         self._read_deadline.set(self._port.settings.listen.keepalive_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._read_deadline.close()
         self._write_deadline.close()
+        self._port.lost(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -278,84 +275,20 @@ class ClientConnection(web.RequestHandler):
         port = self._port
         self.http_11 = message.version == HttpVersion11
         self.persistent = not (message.should_close or port.draining or self._upgraded)
-        if not self.http_11 and message.version != HttpVersion10:
-            self.persistent = False
-            raise BadRequest("The HTTP version must be 1.0 or 1.1.")
-        fields = port.rules.read(message.raw_headers)
-        record.request_id = _request_id(fields)
+        record.request_id = request_id(message)
         if port.traffic.in_flight > port.settings.limits.max_in_flight:
             raise Overloaded
-        if message.method in _UNSUPPORTED_METHODS:
-            raise MethodNotSupported
-        target = parse_target(message.method, message.path)
-        self._judge(message, target, fields)
-        request = self._outbound(message, payload, target, fields, await self._credential(record))
+        admitted = port.admission.admit(message)
+        credential = port.tokens.current() or await self._wait_for_token(record)
+        request = port.admission.outbound(admitted, credential.line, has_body=not payload.at_eof())
         await forward(request, self, port.pool, record)
 
-    def _judge(self, message: RawRequestMessage, target: Target, fields: MessageFields) -> None:
-        """What is refused before a byte of the body is read, and before the token is touched."""
-        port = self._port
-        host = fields.noted.get(b"host") if target.authority is None else target.authority
-        # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
-        if host is not None and not host_allowed(host, port.allowed_hosts):
-            raise HostNotAllowed
-        if sum(map(len, fields.lines)) > port.settings.listen.max_header_size:
-            raise HeaderTooLarge
-        if b"via" in fields.noted and names_us(fields.noted[b"via"]):
-            raise LoopDetected
-        if fields.noted.get(b"expect", b"100-continue").lower() != b"100-continue":
-            raise ExpectationFailed
-        if message.chunked and fields.noted[b"transfer-encoding"].lower() != b"chunked":
-            # A coding below the chunks would be lost with the field (RFC 9112 §6.1).
-            raise BadRequest("The only transfer coding that is supported is chunked.")
-        limit = port.settings.limits.max_body
-        if limit is not None and int(fields.noted.get(b"content-length", 0)) > limit:
-            raise BodyTooLarge
-
-    async def _credential(self, record: RequestRecord) -> Credential:
-        credential = self._port.tokens.current()
-        if credential is None:
-            began = perf_counter()
-            try:
-                credential = await self._port.tokens.acquire()
-            finally:
-                record.token_wait = perf_counter() - began
-        return credential
-
-    def _outbound(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        target: Target,
-        fields: MessageFields,
-        credential: Credential,
-    ) -> OutboundRequest:
-        has_body = not payload.at_eof()
-        expects_continue = has_body and self.http_11 and b"expect" in fields.noted
-        framing = b""
-        if message.chunked:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif b"content-length" in fields.noted:
-            framing = b"Content-Length: %d\r\n" % int(fields.noted[b"content-length"])
-        if expects_continue:
-            framing += b"Expect: 100-continue\r\n"
-        head = request_head(
-            message.method,
-            join_base(self._port.base_path, target.origin_form),
-            self._port.rules,
-            fields.lines,
-            version_minor=message.version.minor,
-            framing=framing,
-            authorization=credential.line,
-        )
-        return OutboundRequest(
-            head=head,
-            has_body=has_body or message.chunked,
-            chunked=message.chunked,
-            bodiless_response=message.method == "HEAD",
-            expects_continue=expects_continue,
-            max_body=self._port.settings.limits.max_body,
-        )
+    async def _wait_for_token(self, record: RequestRecord) -> Credential:
+        began = perf_counter()
+        try:
+            return await self._port.tokens.acquire()
+        finally:
+            record.token_wait = perf_counter() - began
 
     async def _fail(
         self, error: ProxyError, message: RawRequestMessage | _ErrInfo, payload: StreamReader, record: RequestRecord
@@ -423,21 +356,9 @@ async def _unused(request: Any) -> NoReturn:
 def _require_c_parser() -> None:
     """The pure-Python parser of aiohttp accepts what the C parser refuses (R31)."""
     if HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise RuntimeError(
+        raise StartError(
             "aiohttp runs without its C extensions: unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp"
         )
-
-
-def _base_path(url: str) -> bytes:
-    """The path of `upstream.url` without a slash at its end; empty for the root."""
-    path = urlsplit(url).path.rstrip("/")
-    return path.encode()
-
-
-def _request_id(fields: MessageFields) -> str:
-    """The client's own id if it is harmless; else empty, and one is made when it is needed."""
-    value = fields.noted.get(b"x-request-id", b"")
-    return value.decode() if _REQUEST_ID.fullmatch(value) else ""
 
 
 def _raise_parse_error(info: _ErrInfo) -> NoReturn:

@@ -2,17 +2,19 @@
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
 from proxy.secret import SecretRef
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
+_SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB)?")
 _BYTES = {"B": 1, None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_ADDRESS = re.compile(r"(?:\[([^\]]*)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _MAX_PORT = 65535
 
 
@@ -20,31 +22,36 @@ class Duration(float):
     """Seconds."""
 
     __slots__ = ()
+    form: ClassVar[str] = "a duration such as 250ms, 5s, 10m or 24h"
 
     @classmethod
     def parse(cls, value: object) -> Self:
+        """Of the configuration's form; a bare number is seconds. Raises ValueError."""
         match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value))
         if match is None:
-            raise ValueError("must be a duration such as 250ms, 5s, 10m or 24h")
+            raise ValueError(f"must be {cls.form}")
         return cls(float(match[1]) * _SECONDS[match[2]])
 
     def __str__(self) -> str:
-        if self and self < 1:
-            return f"{self * 1000:g}ms"
+        if 0 < self < 1:
+            return f"{self * 1000:.15g}ms"
         for unit in ("d", "h", "m"):
             if self and self % _SECONDS[unit] == 0:
-                return f"{self / _SECONDS[unit]:g}{unit}"
-        return f"{float(self):g}s"
+                return f"{self / _SECONDS[unit]:.15g}{unit}"
+        return f"{float(self):.15g}s"
 
 
 class Size(int):
     """Bytes."""
 
+    form: ClassVar[str] = "a size such as 512, 64KiB or 10MiB"
+
     @classmethod
     def parse(cls, value: object) -> Self:
+        """Of the configuration's form; a bare number is bytes. Raises ValueError."""
         match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value))
         if match is None:
-            raise ValueError("must be a size such as 512, 64KiB or 10MiB")
+            raise ValueError(f"must be {cls.form}")
         return cls(int(match[1]) * _BYTES[match[2]])
 
     def __str__(self) -> str:
@@ -62,23 +69,17 @@ class Address:
     port: int = 0
     path: str | None = None
 
+    form: ClassVar[str] = "HOST:PORT, [IPV6]:PORT or unix:/PATH"
+
     @classmethod
     def parse(cls, value: object) -> Self:
-        problem = ValueError("must be HOST:PORT, [IPV6]:PORT or unix:/PATH")
-        if not isinstance(value, str):
-            raise problem
-        if value.startswith("unix:"):
-            if not value.startswith("unix:/"):
-                raise problem
+        """Of the configuration's form. Raises ValueError."""
+        if isinstance(value, str) and value.startswith("unix:/"):
             return cls(path=value.removeprefix("unix:"))
-        host, _, port = value.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            raise problem
-        if not host or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
-            raise problem
-        return cls(host, int(port))
+        match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+        if match is None or int(match[3]) > _MAX_PORT or (match[2] is None and not _is_ipv6(match[1])):
+            raise ValueError(f"must be {cls.form}")
+        return cls(match[1] or match[2], int(match[3]))
 
     @property
     def is_loopback(self) -> bool:
@@ -97,6 +98,14 @@ def is_loopback_host(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -269,3 +278,23 @@ class Settings(_Section, frozen=True):
     tracing: Tracing = Tracing()
     workers: int = 1
     shutdown: Shutdown = Shutdown()
+
+
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value of a configuration with its dotted key: `log.level`, `oauth.clients[0].name`."""
+    children = _children(value)
+    if not children:
+        yield key, value
+    for suffix, child in children:
+        yield from leaves(child, (key + suffix).removeprefix("."))
+
+
+def _children(value: object) -> list[tuple[str, Any]]:
+    match value:
+        case msgspec.Struct():
+            return [(f".{name}", getattr(value, name)) for name in value.__struct_fields__]
+        case dict():
+            return [(f".{name}", child) for name, child in value.items()]
+        case tuple() if any(isinstance(item, msgspec.Struct) for item in value):
+            return [(f"[{index}]", item) for index, item in enumerate(value)]
+    return []

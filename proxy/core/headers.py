@@ -33,7 +33,7 @@ _FORWARDED_PREFIX = b"x-forwarded-"
 # Read here and rebuilt by `request_head`.
 _REBUILT = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"})
 # Read here and passed on.
-_NOTED = frozenset({b"via", b"x-request-id"})
+_NOTED = frozenset({b"via"})
 
 # The connection options that name no field.
 _PLAIN_OPTIONS = frozenset({b"", b"close", b"keep-alive"})

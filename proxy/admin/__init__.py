@@ -1,0 +1,1 @@
+"""The admin port: what the kubelet, Prometheus and an operator ask of a running proxy."""

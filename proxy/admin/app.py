@@ -1,0 +1,244 @@
+"""Probes, metrics, status and the two requests of an operator, on a listener of their own (R143).
+
+The probes and `/metrics` answer anybody who can connect. Everything else is for a person at this machine: the Host must
+be on the list and a browser may ask only for what is served here, so that no web page reaches it (R134-R137).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from secrets import token_hex
+from time import monotonic
+from typing import NamedTuple
+
+import msgspec
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from proxy import __version__
+from proxy.admin.status import Readiness, counters, jwks_view, readiness, token_view
+from proxy.core.policy import host_allowed, host_names
+from proxy.core.problem import problem_document
+from proxy.errors import (
+    BadRequest,
+    BrowserRefused,
+    CallerRefused,
+    HostNotAllowed,
+    MethodNotSupported,
+    NotAllowed,
+    ProxyError,
+    RequestError,
+    TokenUnavailable,
+    Unavailable,
+)
+from proxy.metrics import Metrics
+from proxy.settings import Settings, is_loopback_host
+from proxy.tokens import TokenStatus
+
+# Also the time in which a request head must be complete.
+_IDLE_TIMEOUT = 75.0
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "thg-proxy"}
+_OPEN_PATHS = frozenset({"/livez", "/startupz", "/readyz", "/metrics"})
+_OWN_PAGES = frozenset({"none", "same-origin"})
+
+_encode_json = msgspec.json.Encoder().encode
+
+_READ, _ACT = ("GET", "HEAD"), ("POST",)
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+
+
+class _Route(NamedTuple):
+    allow: tuple[str, ...]
+    handler: _Handler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminParts:
+    """What the admin port shows and sets in motion.
+
+    `origin`: where the configuration came from. `engine`: names of event loop, transport and parser. `pool`: open
+    connections to the upstream by state. `recent`: the last requests, newest first, their paths without query.
+    `refresh`: True when a new token was obtained.
+    """
+
+    settings: Settings
+    origin: str
+    metrics: Metrics
+    engine: dict[str, str]
+    token: Callable[[], TokenStatus]
+    pool: Callable[[], dict[str, int]]
+    recent: Callable[[], list[dict[str, object]]]
+    stopping: Callable[[], bool]
+    refresh: Callable[[], Awaitable[bool]]
+    stop: Callable[[], None]
+
+
+class NotFound(RequestError):
+    code = "not_found"
+    status = 404
+    title = "Not found"
+    hint = "The admin port has no such path. GET / lists those that it has."
+
+
+class AdminPort(web.Server):
+    """The server of the admin port; needs a running event loop."""
+
+    def __init__(self, parts: AdminParts) -> None:
+        super().__init__(self._answer)
+        self._parts = parts
+        self._started = monotonic()
+        self._allowed_hosts = host_names(parts.settings.policy.allowed_hosts)
+        self._routes = {
+            "/": _Route(_READ, self._index),
+            "/livez": _Route(_READ, self._livez),
+            "/startupz": _Route(_READ, self._startupz),
+            "/readyz": _Route(_READ, self._readyz),
+            "/metrics": _Route(_READ, self._metrics),
+            "/status": _Route(_READ, self._status),
+            "/refresh": _Route(_ACT, self._refresh),
+            "/stop": _Route(_ACT, self._stop),
+        }
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(
+            self,
+            loop=self._loop,
+            keepalive_timeout=_IDLE_TIMEOUT,
+            access_log=None,  # type: ignore[arg-type] # documented for web.Server
+        )
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        path = request.raw_path.partition("?")[0]
+        try:
+            if path not in _OPEN_PATHS:
+                self._check_caller(request)
+            response = await self._handler(path, request.method)(request)
+        except ProxyError as error:
+            response = _problem(error)
+            if isinstance(error, MethodNotSupported):
+                # RFC 9110 §15.5.6: a 405 names what is allowed.
+                response.headers["Allow"] = ", ".join(self._routes[path].allow)
+        return _complete(response)
+
+    def _check_caller(self, request: web.BaseRequest) -> None:
+        # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
+        host = request.headers.get("Host")
+        if host is not None and not host_allowed(host.encode(errors="surrogateescape"), self._allowed_hosts):
+            raise HostNotAllowed
+        if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") not in _OWN_PAGES:
+            raise BrowserRefused("A web page made the request, and the admin port refuses these.")
+
+    def _handler(self, path: str, method: str) -> _Handler:
+        route = self._routes.get(path)
+        if route is None:
+            raise NotFound
+        if method not in route.allow:
+            raise MethodNotSupported(f"This path answers {' and '.join(route.allow)}.")
+        return route.handler
+
+    async def _index(self, _request: web.BaseRequest) -> web.Response:
+        lines = [f"{route.allow[0]:<4} {path}" for path, route in self._routes.items()]
+        return web.Response(text="\n".join([f"thg-proxy {__version__}, admin port", *lines, ""]))
+
+    async def _livez(self, _request: web.BaseRequest) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _startupz(self, _request: web.BaseRequest) -> web.Response:
+        if self._parts.token().ever_obtained:
+            return _json({"status": "ok"})
+        return _json({"status": "starting"}, status=503)
+
+    async def _readyz(self, _request: web.BaseRequest) -> web.Response:
+        state = self._readiness()
+        document = {"ready": state.ready, "status": state.status, "reason": state.reason}
+        return _json(document, status=200 if state.ready else 503)
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        # Takes milliseconds, which the data port would feel.
+        body = await asyncio.to_thread(encode, self._parts.metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _status(self, _request: web.BaseRequest) -> web.Response:
+        parts = self._parts
+        token = parts.token()
+        state = self._readiness()
+        return _json(
+            {
+                "version": __version__,
+                "uptime_seconds": round(monotonic() - self._started, 3),
+                "state": state.status,
+                "reason": state.reason,
+                "config": parts.origin,
+                "token": token_view(token),
+                "jwks": jwks_view(token.jwks),
+                "upstream": {"url": parts.settings.upstream.url, "connections": parts.pool()},
+                "counters": counters(parts.metrics.traffic),
+                "engine": parts.engine,
+                "recent": parts.recent(),
+            }
+        )
+
+    async def _refresh(self, request: web.BaseRequest) -> web.Response:
+        _require_loopback(request)
+        if await self._parts.refresh():
+            return _json({"status": "ok", "generation": self._parts.token().generation})
+        raise TokenUnavailable(
+            "No new token could be obtained. GET /status has the reason.",
+            retry_after=self._parts.token().retry_after or 1,
+        )
+
+    async def _stop(self, request: web.BaseRequest) -> web.Response:
+        _require_loopback(request)
+        if not self._parts.settings.admin.allow_stop:
+            raise NotAllowed("This needs `allow_stop: true` in the section `admin` of the configuration.")
+        self._parts.stop()
+        return _json({"status": "stopping"}, status=202)
+
+    def _readiness(self) -> Readiness:
+        return readiness(self._parts.token(), stopping=self._parts.stopping())
+
+
+class _Connection(web.RequestHandler):
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002  aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  it repeats the client's bytes
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP (400) and to a handler's failure (500); aiohttp's own would quote them."""
+        error = BadRequest() if status == BadRequest.status else ProxyError()
+        if not isinstance(error, BadRequest):
+            self.log_exception("Error handling request", exc_info=exc)
+        response = _complete(_problem(error))
+        response.force_close()
+        return response
+
+
+def _require_loopback(request: web.BaseRequest) -> None:
+    """By the socket's peer; a Unix socket, whose peer has no address, is reached from this machine only."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    if isinstance(peer, tuple) and not is_loopback_host(peer[0]):
+        raise CallerRefused("Only a caller on this machine may ask for this.")
+
+
+def _json(document: Mapping[str, object], status: int = 200) -> web.Response:
+    return web.Response(body=_encode_json(document) + b"\n", status=status, content_type="application/json")
+
+
+def _problem(error: ProxyError) -> web.Response:
+    request_id = token_hex(16)
+    response = web.Response(
+        body=problem_document(error, request_id), status=error.status, content_type="application/problem+json"
+    )
+    response.headers["X-Request-Id"] = request_id
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _complete(response: web.Response) -> web.Response:
+    response.headers.update(_HEADERS)
+    return response

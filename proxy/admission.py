@@ -1,0 +1,134 @@
+"""From a parsed request to the one that is sent upstream, or to the error that refuses it.
+
+Everything here is decided from the head alone: before a byte of the body is read, before `100 Continue`, and before the
+token is touched. A refused caller costs nothing and learns nothing.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_writer import HttpVersion10, HttpVersion11
+
+from proxy.core.headers import MessageFields, RequestRules, names_us, request_head
+from proxy.core.policy import host_allowed, host_names
+from proxy.core.target import Target, join_base, parse_target
+from proxy.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ExpectationFailed,
+    HeaderTooLarge,
+    HostNotAllowed,
+    LoopDetected,
+    MethodNotSupported,
+)
+from proxy.settings import Settings
+
+# TRACE would return our Authorization to the client (RFC 9110 §9.3.8).
+_UNSUPPORTED_METHODS = frozenset({"CONNECT", "TRACE"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundRequest:
+    """A request as it goes upstream; `head` is complete, with its empty line."""
+
+    head: bytes
+    has_body: bool
+    chunked: bool
+    bodiless_response: bool
+    expects_continue: bool
+    max_body: int | None
+
+
+class Admitted(NamedTuple):
+    """A request that may be sent, once there is a token for it."""
+
+    message: RawRequestMessage
+    fields: MessageFields
+    upstream_target: bytes
+
+
+class Admission:
+    """The rules of one configuration, prepared."""
+
+    def __init__(self, settings: Settings) -> None:
+        upstream = settings.upstream
+        url = urlsplit(upstream.url)
+        self._rules = RequestRules(
+            url.netloc.encode(), via=upstream.via, added=upstream.headers.set, removed=upstream.headers.remove
+        )
+        self._base_path = url.path.rstrip("/").encode()
+        self._allowed_hosts = host_names(settings.policy.allowed_hosts)
+        self._max_header_size = settings.listen.max_header_size
+        self._max_body = settings.limits.max_body
+
+    def admit(self, message: RawRequestMessage) -> Admitted:
+        """Raises RequestError, or LoopDetected."""
+        if message.version not in (HttpVersion11, HttpVersion10):
+            raise BadRequest("The HTTP version must be 1.0 or 1.1.")
+        if message.method in _UNSUPPORTED_METHODS:
+            raise MethodNotSupported
+        target = parse_target(message.method, message.path)
+        fields = self._rules.read(message.raw_headers)
+        self._check_host(target, fields)
+        self._check_framing(message, fields)
+        if b"via" in fields.noted and names_us(fields.noted[b"via"]):
+            raise LoopDetected
+        return Admitted(message, fields, join_base(self._base_path, target.origin_form))
+
+    def _check_host(self, target: Target, fields: MessageFields) -> None:
+        host = fields.noted.get(b"host") if target.authority is None else target.authority
+        # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
+        if host is not None and not host_allowed(host, self._allowed_hosts):
+            raise HostNotAllowed
+
+    def _check_framing(self, message: RawRequestMessage, fields: MessageFields) -> None:
+        noted = fields.noted
+        if sum(map(len, fields.lines)) > self._max_header_size:
+            raise HeaderTooLarge
+        if noted.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise ExpectationFailed
+        if message.chunked and noted[b"transfer-encoding"].lower() != b"chunked":
+            # A coding below the chunks would be lost with the field (RFC 9112 §6.1).
+            raise BadRequest("The only transfer coding that is supported is chunked.")
+        if self._max_body is not None and int(noted.get(b"content-length", 0)) > self._max_body:
+            raise BodyTooLarge
+
+    def outbound(self, admitted: Admitted, authorization: bytes, *, has_body: bool) -> OutboundRequest:
+        """`authorization` is a finished line; `has_body`: are there bytes of a body, here or on their way?"""
+        message, fields, target = admitted
+        # An HTTP/1.0 client does not know 100 (RFC 9110 §10.1.1).
+        expects_continue = has_body and b"expect" in fields.noted and message.version == HttpVersion11
+        framing = b""
+        if message.chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif b"content-length" in fields.noted:
+            framing = b"Content-Length: %d\r\n" % int(fields.noted[b"content-length"])
+        if expects_continue:
+            framing += b"Expect: 100-continue\r\n"
+        head = request_head(
+            message.method,
+            target,
+            self._rules,
+            fields.lines,
+            version_minor=message.version.minor,
+            framing=framing,
+            authorization=authorization,
+        )
+        return OutboundRequest(
+            head=head,
+            has_body=has_body or message.chunked,
+            chunked=message.chunked,
+            bodiless_response=message.method == "HEAD",
+            expects_continue=expects_continue,
+            max_body=self._max_body,
+        )
+
+
+def request_id(message: RawRequestMessage) -> str:
+    """The client's own `X-Request-Id` if it is harmless in a log; else empty, and one is made when it is needed."""
+    value = message.headers.get("X-Request-Id")
+    return value if value is not None and _REQUEST_ID.fullmatch(value.encode(errors="replace")) else ""

@@ -1,0 +1,27 @@
+"""The options that commands share."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from proxy.config import load
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def with_configuration(command: _Command) -> Callable[..., Any]:
+    """Gives a command `-c` and `--set`, and calls it with what they load as `loaded`; notes go to stderr."""
+
+    @click.option("-c", "--config", "path", metavar="FILE", help="The configuration; without it, the usual places.")
+    @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="One value; may be given often.")
+    @functools.wraps(command)
+    def with_loaded(path: str | None, overrides: tuple[str, ...], **others: Any) -> Any:
+        loaded = load(path, overrides, os.environ)
+        for note in loaded.notes:
+            click.echo(f"note: {note}", err=True)
+        return command(loaded=loaded, **others)
+
+    return with_loaded

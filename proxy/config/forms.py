@@ -1,0 +1,79 @@
+"""The written forms of hosts, URLs, header fields and rules: whether a text is well-formed, and if not, why.
+
+Nothing here quotes the text: it may hold a password.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from proxy.settings import is_loopback_host
+
+_HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_PORT = r"[0-9]{1,5}"
+_URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)", re.DOTALL)
+_AUTHORITY = re.compile(rf"(?P<host>{_HOST})(?::(?P<port>{_PORT}))?")
+# RFC 3986 §3.3: the characters of a path.
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
+_DEFAULT_PORT = {"http": 80, "https": 443}
+_MAX_PORT = 65535
+
+HOST = re.compile(_HOST)
+ORIGIN = re.compile(rf"https?://(?:{_HOST})(?::{_PORT})?")
+EGRESS_PROXY = re.compile(rf"http://(?:{_HOST}):{_PORT}")
+STORE = re.compile(rf"memory|file:/.+|redis://(?:{_HOST})(?::{_PORT})?(?:/[0-9]{{1,4}})?", re.DOTALL)
+UNIX_MODE = re.compile(r"0?[0-7]{3}")
+CLIENT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+METHOD = re.compile(r"[A-Z][A-Z-]*")
+# RFC 9110 §5.6.2 and §5.5; a value that the proxy writes is ASCII.
+FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+FIELD_VALUE = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
+
+
+class Server(NamedTuple):
+    """`host` in lower case, an IPv6 address without brackets."""
+
+    host: str
+    port: int
+
+
+def server(url: str) -> Server | None:
+    """The server that a URL names; None where it is not well-formed."""
+    url_parts = _URL.fullmatch(url)
+    authority = _AUTHORITY.fullmatch(url_parts["authority"]) if url_parts else None
+    if url_parts is None or authority is None:
+        return None
+    port = int(authority["port"] or _DEFAULT_PORT[url_parts["scheme"]])
+    return Server(authority["host"].strip("[]").lower(), port) if port <= _MAX_PORT else None
+
+
+def url_faults(url: str, *, plain: bool = False, unless: str = "") -> Iterator[str]:
+    """The first thing that is wrong with a URL, if any (R41, R43). `plain`: http is accepted to every host."""
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        yield "must be a URL such as https://api.example.com"
+    elif "@" in parts["authority"]:
+        yield "must not hold a user name or a password"
+    elif parts["rest"]:
+        yield "must not hold a query or a fragment"
+    elif (peer := server(url)) is None:
+        yield "must name a host, with a port of at most 65535 if any"
+    elif not _is_plain_path(parts["path"]):
+        yield "must have a plain path: no empty, `.` or `..` segment, special characters as %XX"
+    elif parts["scheme"] == "http" and not (plain or is_loopback_host(peer.host)):
+        yield f"must be https; plain http is accepted only to a loopback address{unless}"
+
+
+def _is_plain_path(path: str) -> bool:
+    """Empty, or segments that no server would take for others; one slash may end it."""
+    inner = path.removesuffix("/").split("/")[1:]
+    return _PATH.fullmatch(path) is not None and not {"", ".", ".."} & set(inner)
+
+
+def is_path_rule(pattern: str) -> bool:
+    """`/v1/*/status`, `/v1/**`: `*` is one whole segment, `**` the rest, and only last."""
+    _root, *segments = pattern.split("/")
+    if segments[-1:] == ["**"]:
+        segments.pop()
+    literal = "".join(segment for segment in segments if segment != "*")
+    return pattern.startswith("/") and not set(literal) & set("*?#")

@@ -1,0 +1,500 @@
+"""The admin port over real sockets; what it shows comes from small fakes."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from http.client import parse_headers
+from io import BytesIO
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from proxy import __version__
+from proxy.admin.app import AdminParts, AdminPort
+from proxy.metrics import Metrics
+from proxy.settings import Admin, Settings
+from proxy.tokens import JwksStatus, TokenStatus
+
+NO_TOKEN = TokenStatus(
+    state="none",
+    usable=False,
+    ever_obtained=False,
+    client=None,
+    generation=0,
+    issued_at=None,
+    expires_at=None,
+    refresh_at=None,
+    last_error=None,
+    last_error_at=None,
+    retry_after=None,
+    scope=None,
+    verification="off",
+    jwks=None,
+)
+GOOD_TOKEN = replace(
+    NO_TOKEN,
+    state="fresh",
+    usable=True,
+    ever_obtained=True,
+    client="primary",
+    generation=3,
+    issued_at=1_700_000_000.0,
+    expires_at=1_700_003_600.0,
+    refresh_at=1_700_002_700.0,
+    scope="vehicles",
+    verification="require",
+    jwks=JwksStatus(keys=2, fetched_at=1_700_000_000.0, last_error=None),
+)
+OUTAGE = replace(GOOD_TOKEN, state="due", last_error="timeout", last_error_at=1_700_002_701.0, retry_after=7.25)
+RECENT = {"request_id": "abc", "method": "GET", "path": "/v1/vehicles", "status": 200, "duration_ms": 12.5}
+
+
+@dataclass
+class Proxy:
+    """The proxy behind the admin port, as far as the port sees it."""
+
+    settings: Settings = field(default_factory=Settings)
+    status: TokenStatus = GOOD_TOKEN
+    stopping: bool = False
+    refreshes: bool = True
+    refreshed: int = 0
+    stopped: int = 0
+    metrics: Metrics = field(default_factory=Metrics)
+    token_fault: Exception | None = None
+
+    def token(self) -> TokenStatus:
+        if self.token_fault is not None:
+            raise self.token_fault
+        return self.status
+
+    async def refresh(self) -> bool:
+        self.refreshed += 1
+        return self.refreshes
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def parts(self) -> AdminParts:
+        return AdminParts(
+            settings=self.settings,
+            origin="/etc/thg-proxy/config.yaml",
+            metrics=self.metrics,
+            engine={"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
+            token=self.token,
+            pool=lambda: {"idle": 1, "active": 2},
+            recent=lambda: [dict(RECENT)],
+            stopping=lambda: self.stopping,
+            refresh=self.refresh,
+            stop=self.stop,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Answer":
+        head, _, body = raw.partition(b"\r\n\r\n")
+        line, _, fields = head.partition(b"\r\n")
+        headers = parse_headers(BytesIO(fields + b"\r\n\r\n"))
+        return cls(int(line.split()[1]), {name.lower(): value for name, value in headers.items()}, body)
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+
+@asynccontextmanager
+async def serving(proxy: Proxy) -> AsyncIterator[int]:
+    runner = web.ServerRunner(AdminPort(proxy.parts()), shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+async def send(port: int, raw: bytes) -> Answer:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(raw)
+    try:
+        return Answer.parse(await reader.read())
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def request_bytes(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers), "Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def ask(proxy: Proxy, path: str, method: str = "GET", host: str = "localhost:9090", **fields: str) -> Answer:
+    """One request on a port of its own; a keyword becomes a header field."""
+    headers = [("Host", host), *((name.replace("_", "-"), value) for name, value in fields.items())]
+
+    async def conversation() -> Answer:
+        async with serving(proxy) as port:
+            return await send(port, request_bytes(method, path, headers))
+
+    return asyncio.run(conversation())
+
+
+def is_problem(answer: Answer, status: int, code: str) -> bool:
+    document = answer.document
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert document["instance"] == answer.headers["x-request-id"]
+    return (answer.status, document["status"], document["code"]) == (status, status, code)
+
+
+def test_livez_answers_whatever_the_token() -> None:
+    """The proxy is alive while its event loop runs, with or without a token, even while it stops (R163)."""
+    assert ask(Proxy(status=NO_TOKEN, stopping=True), "/livez").status == 200
+
+
+@pytest.mark.parametrize(
+    "token, status",
+    [
+        (NO_TOKEN, 503),
+        (GOOD_TOKEN, 200),
+        (replace(GOOD_TOKEN, state="stale", usable=False), 200),
+    ],
+)
+def test_startupz_answers_200_for_ever_after_the_first_token(token: TokenStatus, status: int) -> None:
+    """`/startupz` is 503 until the first token, and 200 from then on, even when that token is over (R163)."""
+    assert ask(Proxy(status=token), "/startupz").status == status
+
+
+@pytest.mark.parametrize(
+    "token, stopping, status, state",
+    [
+        (GOOD_TOKEN, False, 200, "ok"),
+        (OUTAGE, False, 200, "degraded"),
+        (NO_TOKEN, False, 503, "starting"),
+        (replace(NO_TOKEN, state="rejected", last_error="invalid_client"), False, 503, "starting"),
+        (replace(OUTAGE, state="stale", usable=False), False, 503, "expired"),
+        (GOOD_TOKEN, True, 503, "stopping"),
+    ],
+)
+def test_readyz_depends_on_the_token_and_on_stopping(
+    token: TokenStatus, stopping: bool, status: int, state: str
+) -> None:
+    """Ready is: a usable token and not stopping. The body says why, with the provider's last error (R163)."""
+    answer = ask(Proxy(status=token, stopping=stopping), "/readyz")
+    assert (answer.status, answer.document["ready"], answer.document["status"]) == (status, status == 200, state)
+    assert stopping or (token.last_error or "") in answer.document["reason"]
+
+
+@pytest.mark.parametrize(
+    "accept, content_type, ending",
+    [
+        ("", "text/plain", b"\n"),
+        ("application/openmetrics-text;version=1.0.0", "application/openmetrics-text", b"# EOF\n"),
+    ],
+)
+def test_metrics_come_in_the_format_that_is_asked_for(accept: str, content_type: str, ending: bytes) -> None:
+    """`/metrics` speaks Prometheus' text format, and OpenMetrics to those who accept it."""
+    answer = ask(Proxy(), "/metrics", Accept=accept)
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith(content_type)
+    assert b"thg_proxy_build_info{" in answer.body
+    assert answer.body.endswith(ending)
+
+
+def test_status_tells_an_operator_what_is_going_on() -> None:
+    """`/status` has version, state, origin of the configuration, token, keys, upstream, counters and requests."""
+    proxy = Proxy(status=OUTAGE)
+    proxy.metrics.traffic.requests["GET", 200, "ok"] = 5
+    proxy.metrics.traffic.requests["POST", 201, "ok"] = 1
+    proxy.metrics.traffic.requests["GET", 502, "upstream_error"] = 2
+    proxy.metrics.traffic.errors["upstream_unreachable"] = 2
+    document = ask(proxy, "/status").document
+    assert document.pop("uptime_seconds") >= 0
+    assert document == {
+        "version": __version__,
+        "state": "degraded",
+        "reason": "There is a usable token. The last token request failed: timeout.",
+        "config": "/etc/thg-proxy/config.yaml",
+        "token": {
+            "state": "due",
+            "usable": True,
+            "client": "primary",
+            "generation": 3,
+            "scope": "vehicles",
+            "verification": "require",
+            "issued_at": "2023-11-14T22:13:20+00:00",
+            "expires_at": "2023-11-14T23:13:20+00:00",
+            "refresh_at": "2023-11-14T22:58:20+00:00",
+            "last_error": "timeout",
+            "last_error_at": "2023-11-14T22:58:21+00:00",
+            "retry_after_seconds": 7.2,
+        },
+        "jwks": {"keys": 2, "fetched_at": "2023-11-14T22:13:20+00:00", "last_error": None},
+        "upstream": {"url": "https://thg.nxtlabs.online", "connections": {"idle": 1, "active": 2}},
+        "counters": {
+            "requests": 8,
+            "outcomes": {"ok": 6, "upstream_error": 2},
+            "errors": {"upstream_unreachable": 2},
+            "in_flight": 0,
+            "request_bytes": 0,
+            "response_bytes": 0,
+            "upstream_connects": {},
+        },
+        "engine": {"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
+        "recent": [RECENT],
+    }
+
+
+def test_status_before_the_first_token() -> None:
+    """What is not known yet is null, not an error."""
+    document = ask(Proxy(status=NO_TOKEN), "/status").document
+    assert document["state"] == "starting"
+    assert document["token"]["expires_at"] is None
+    assert document["jwks"] is None
+
+
+def test_root_lists_the_paths() -> None:
+    """`GET /` says what the admin port has."""
+    answer = ask(Proxy(), "/")
+    assert answer.status == 200
+    assert re.findall(r"/\w*$", answer.body.decode(), re.MULTILINE) == [
+        "/",
+        "/livez",
+        "/startupz",
+        "/readyz",
+        "/metrics",
+        "/status",
+        "/refresh",
+        "/stop",
+    ]
+
+
+def test_refresh_mints_a_token() -> None:
+    """`POST /refresh` returns when a new token has come, and which one it is."""
+    proxy = Proxy()
+    answer = ask(proxy, "/refresh", "POST")
+    assert (answer.status, answer.document["generation"], proxy.refreshed) == (200, 3, 1)
+
+
+def test_refresh_that_fails_says_when_to_try_again() -> None:
+    """A refresh without result is 503 with Retry-After."""
+    answer = ask(Proxy(status=OUTAGE, refreshes=False), "/refresh", "POST")
+    assert is_problem(answer, 503, "token_unavailable")
+    assert answer.headers["retry-after"] == "8"
+
+
+def test_stop_needs_the_permission_of_the_configuration() -> None:
+    """Without `admin.allow_stop` nobody stops the proxy over HTTP."""
+    proxy = Proxy()
+    assert is_problem(ask(proxy, "/stop", "POST"), 403, "not_allowed")
+    assert proxy.stopped == 0
+
+
+def test_stop_with_permission() -> None:
+    """With `admin.allow_stop` the proxy begins to stop, and the caller is told so."""
+    proxy = Proxy(settings=Settings(admin=Admin(allow_stop=True)))
+    assert ask(proxy, "/stop", "POST").status == 202
+    assert proxy.stopped == 1
+
+
+class FarTransport(asyncio.Transport):
+    """A connection from another machine."""
+
+    def __init__(self, peer: object) -> None:
+        super().__init__({"peername": peer})
+        self.received = bytearray()
+        self.closed = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.received += data
+
+    def is_closing(self) -> bool:
+        return self.closed.is_set()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def ask_from(peer: object, proxy: Proxy, path: str) -> Answer:
+    async def conversation() -> Answer:
+        server = AdminPort(proxy.parts())
+        connection, transport = server(), FarTransport(peer)
+        connection.connection_made(transport)
+        connection.data_received(request_bytes("POST", path, [("Host", "localhost"), ("X-Forwarded-For", "127.0.0.1")]))
+        await transport.closed.wait()
+        connection.connection_lost(None)
+        await server.shutdown(1)
+        return Answer.parse(bytes(transport.received))
+
+    return asyncio.run(conversation())
+
+
+@pytest.mark.parametrize("peer", [("192.0.2.7", 4711), ("2001:db8::7", 4711, 0, 0)])
+@pytest.mark.parametrize("path", ["/refresh", "/stop"])
+def test_only_this_machine_may_act(peer: object, path: str) -> None:
+    """`/refresh` and `/stop` go by the address of the socket's peer, not by what a header says."""
+    proxy = Proxy(settings=Settings(admin=Admin(allow_stop=True)))
+    assert is_problem(ask_from(peer, proxy, path), 403, "caller_refused")
+    assert proxy.refreshed == proxy.stopped == 0
+
+
+@pytest.mark.parametrize("peer", ["", ("::1", 4711, 0, 0)])
+def test_unix_socket_and_ipv6_loopback_are_this_machine(peer: object) -> None:
+    """A Unix socket's peer has no address, and is on this machine all the same."""
+    assert ask_from(peer, Proxy(), "/refresh").status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/startupz", "/readyz", "/metrics", "/status"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    """HEAD has the status and the header of GET, and no body (RFC 9110 §9.3.2)."""
+    answer = ask(Proxy(), path, "HEAD")
+    assert answer.status == 200
+    assert int(answer.headers["content-length"]) > 0
+    assert answer.body == b""
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/status/", "/STATUS", "/%73tatus", "//status", "http://localhost/status"]
+)
+def test_any_other_path_is_not_found(path: str) -> None:
+    """A path is known as it is written, or not at all."""
+    assert is_problem(ask(Proxy(), path), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "method, path, allow",
+    [
+        ("POST", "/status", "GET, HEAD"),
+        ("OPTIONS", "/status", "GET, HEAD"),
+        ("DELETE", "/livez", "GET, HEAD"),
+        ("GET", "/refresh", "POST"),
+        ("GET", "/stop", "POST"),
+    ],
+)
+def test_wrong_method_is_told_the_right_one(method: str, path: str, allow: str) -> None:
+    """A 405 names the methods that the path answers (RFC 9110 §15.5.6)."""
+    answer = ask(Proxy(), path, method)
+    assert is_problem(answer, 405, "method_not_supported")
+    assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example:9090", "127.0.0.1.nip.io", "localh\xf6st", "localhost."]
+)
+@pytest.mark.parametrize("path", ["/", "/status", "/refresh", "/nowhere"])
+def test_another_host_is_refused(path: str, host: str) -> None:
+    """A page that rebinds its name to this machine reaches nothing (R134)."""
+    assert is_problem(ask(Proxy(), path, host=host), 421, "host_not_allowed")
+
+
+def test_two_hosts_are_refused() -> None:
+    """A request that names two hosts is not judged by the better one (R134)."""
+    assert is_problem(ask(Proxy(), "/status", Host="evil.example"), 400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Origin": "http://localhost:9090"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"Sec_Fetch_Site": "Nonsense"},
+    ],
+)
+@pytest.mark.parametrize(
+    "method, path", [("GET", "/status"), ("POST", "/refresh"), ("POST", "/stop"), ("OPTIONS", "/")]
+)
+def test_a_page_of_another_site_is_refused(method: str, path: str, fields: dict[str, str]) -> None:
+    """What a web page asks for is refused, and no CORS header invites it to try again (R135, R136, R137)."""
+    proxy = Proxy(settings=Settings(admin=Admin(allow_stop=True)))
+    answer = ask(proxy, path, method, **fields)
+    assert is_problem(answer, 403, "browser_refused")
+    assert not any(name.startswith("access-control-") for name in answer.headers)
+    assert proxy.refreshed == proxy.stopped == 0
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+def test_a_person_may_look_with_a_browser(site: str) -> None:
+    """What a person types into the address bar, and what our own page loads, is answered (R136)."""
+    assert ask(Proxy(), "/status", Sec_Fetch_Site=site).status == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/startupz", "/readyz", "/metrics"])
+def test_probes_and_metrics_answer_any_host(path: str) -> None:
+    """The kubelet and Prometheus ask by the address of the pod."""
+    assert ask(Proxy(), path, host="10.1.2.3:9090").status == 200
+
+
+@pytest.mark.parametrize(
+    "method, path, host",
+    [
+        ("GET", "/", "localhost"),
+        ("GET", "/livez", "localhost"),
+        ("GET", "/metrics", "localhost"),
+        ("GET", "/status", "localhost"),
+        ("GET", "/nowhere", "localhost"),
+        ("GET", "/refresh", "localhost"),
+        ("GET", "/status", "evil.example"),
+        ("G@T", "/status", "localhost"),
+    ],
+)
+def test_every_answer_is_private_and_nameless(method: str, path: str, host: str) -> None:
+    """No answer is cached, sniffed, or tells which library and version made it."""
+    headers = ask(Proxy(), path, method, host=host).headers
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["server"] == "thg-proxy"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"CANARY\r\n\r\n",
+        b"GET /CANARY\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nCANARY: a\x00b\r\n\r\n",
+        b"GET / HTTP/9.CANARY\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: CANARY" + b"y" * 20_000 + b"\r\n\r\n",
+    ],
+)
+def test_a_malformed_request_is_not_repeated(raw: bytes) -> None:
+    """What is not HTTP is answered with 400, without a byte of it, and ends the connection (R128)."""
+
+    async def conversation() -> Answer:
+        async with serving(Proxy()) as port:
+            return await send(port, raw)
+
+    answer = asyncio.run(conversation())
+    assert is_problem(answer, 400, "bad_request")
+    assert b"CANARY" not in answer.body
+
+
+def test_a_failure_inside_is_not_shown() -> None:
+    """A bug is 500 to the caller, and nothing of the exception reaches it (R128)."""
+    answer = ask(Proxy(token_fault=RuntimeError("CANARY")), "/status", Accept="text/html")
+    assert is_problem(answer, 500, "internal")
+    assert b"CANARY" not in answer.body
+    assert b"Traceback" not in answer.body
+
+
+def test_a_connection_serves_one_request_after_another() -> None:
+    """Probes reuse their connection, also after an answer that refused something."""
+
+    async def conversation() -> Answer:
+        async with serving(Proxy()) as port:
+            refused = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            return await send(port, refused + request_bytes("GET", "/livez", [("Host", "localhost")]))
+
+    both = asyncio.run(conversation())
+    assert both.status == 404
+    assert b"HTTP/1.1 200 OK" in both.body

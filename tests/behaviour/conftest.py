@@ -1,0 +1,51 @@
+"""Behaviour tests drive the installed command in its own process, over real sockets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.demo.authorization import Client as RegisteredClient
+from proxy.demo.certificates import CertificateAuthority
+from proxy.demo.idp import DemoProvider
+from tests.behaviour.running import Backstage, Launcher, Proxy
+from tests.peers import Upstream
+
+
+@pytest.fixture(scope="session")
+def backstage() -> Iterator[Backstage]:
+    stage = Backstage()
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def provider(backstage: Backstage) -> Iterator[DemoProvider]:
+    provider = DemoProvider(RegisteredClient(client_secret="canary-6f1d9c0b"))
+    backstage.run(provider.start())
+    yield provider
+    backstage.run(provider.stop())
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def launch(tmp_path: Path, provider: DemoProvider) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path, provider)
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def proxy(launch: Launcher, upstream: Upstream) -> Proxy:
+    """A proxy with the defaults, in front of `upstream`."""
+    return launch(upstream)

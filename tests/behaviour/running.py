@@ -1,0 +1,178 @@
+"""The command in its own process, and the servers around it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import msgspec
+from proxy.demo.idp import DemoProvider
+from tests.peers import TIMEOUT, Client, Upstream, free_port
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str = "") -> T:
+    """Waits for a state, never for a time; returns what `condition` returned."""
+    end = time.monotonic() + TIMEOUT
+    while not (result := condition()):
+        assert time.monotonic() < end, f"never: {what or condition}"
+        time.sleep(0.01)
+    return result
+
+
+class Backstage:
+    """An event loop in a thread, for the asyncio servers that stand behind the proxy."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(TIMEOUT)
+        self._loop.close()
+
+
+@dataclass
+class Proxy:
+    """A running `thg-proxy run`."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    admin_port: int
+    log_file: Path
+    expected_exit: int = 0
+
+    def connect(self) -> Client:
+        return Client(self.port)
+
+    def admin(self, path: str, method: str = "GET") -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", self.admin_port, timeout=TIMEOUT)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        decoded: dict[str, Any] = msgspec.json.decode(self.admin("/status")[1])
+        return decoded
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample, written as in the exposition; 0 if it is not there."""
+        for line in self.admin("/metrics")[1].decode().splitlines():
+            if line.startswith(sample + " "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        try:
+            return self.admin("/readyz")[0] == 200
+        except OSError:
+            assert self.process.poll() is None, f"the proxy has ended:\n{self.log}"
+            return False
+
+    @property
+    def is_live(self) -> bool:
+        try:
+            return self.admin("/livez")[0] == 200
+        except OSError:
+            assert self.process.poll() is None, f"the proxy has ended:\n{self.log}"
+            return False
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def log_lines(self, event: str) -> list[dict[str, Any]]:
+        lines = [msgspec.json.decode(line) for line in self.log.splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(TIMEOUT + 30)
+
+
+@dataclass
+class Launcher:
+    """Starts proxies, and ends them with the test."""
+
+    directory: Path
+    provider: DemoProvider
+    started: list[Proxy] = field(default_factory=list)
+
+    def __call__(
+        self,
+        upstream: Upstream | str,
+        *overrides: str,
+        ready: bool = True,
+        environment: dict[str, str] | None = None,
+    ) -> Proxy:
+        """A proxy with `overrides`, KEY=VALUE; returns once it is ready, or else live."""
+        port, admin_port = free_port(), free_port()
+        log_file = self.directory / f"proxy-{port}.log"
+        with log_file.open("wb") as log:
+            process = self.spawn(
+                upstream,
+                f"listen.address=127.0.0.1:{port}",
+                f"admin.address=127.0.0.1:{admin_port}",
+                *overrides,
+                environment=environment,
+                stderr=log,
+            )
+        proxy = Proxy(process, port, admin_port, log_file)
+        self.started.append(proxy)
+        until(lambda: proxy.is_ready if ready else proxy.is_live, "ready" if ready else "live")
+        return proxy
+
+    def spawn(
+        self,
+        upstream: Upstream | str,
+        *overrides: str,
+        environment: dict[str, str] | None = None,
+        stderr: int | IO[bytes] = subprocess.PIPE,
+    ) -> subprocess.Popen[bytes]:
+        """The bare command; who calls it ends it."""
+        settings = [
+            f"upstream.url={upstream if isinstance(upstream, str) else upstream.url}",
+            f"oauth.token_url={self.provider.token_url}",
+            "log.format=json",
+            *overrides,
+        ]
+        return subprocess.Popen(
+            [sys.executable, "-m", "proxy", "run", *(part for item in settings for part in ("--set", item))],
+            stderr=stderr,
+            cwd=self.directory,
+            env=clean_environment(self.provider) | (environment or {}),
+        )
+
+    def close(self) -> None:
+        for proxy in self.started:
+            code = proxy.stop()
+            assert code == proxy.expected_exit, proxy.log
+            assert "Traceback" not in proxy.log, proxy.log
+            assert '"unexpected error"' not in proxy.log, proxy.log
+
+
+def clean_environment(provider: DemoProvider) -> dict[str, str]:
+    """Nothing of the machine's own configuration, and the provider's client."""
+    (client,) = provider.clients.values()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("THG_")}
+    root = str(Path(__file__).parents[2])
+    return kept | {"PYTHONPATH": root, "THG_CLIENT_ID": client.client_id, "THG_CLIENT_SECRET": client.client_secret}

@@ -1,0 +1,82 @@
+"""Starts a process on a given core, waits until it serves, and ends it by its id."""
+
+import http
+import http.client
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .measure import BenchError
+
+ROOT = Path(__file__).resolve().parents[2]
+_START_TIMEOUT = 30.0
+_STOP_TIMEOUT = 30.0
+_POLL = 0.002
+_LAST_LINES = 5
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is not for loopback
+
+
+def free_port() -> int:
+    """A loopback port that the system picked; nothing holds it when this returns."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], ready: str, log: Path, environment: Mapping[str, str], core: int) -> Iterator[int]:
+    """The id of a process on that core that answers 200 at `ready` (an `http://` URL); its output goes to `log`.
+
+    Raises `BenchError` if it ends or 30 seconds pass before that.
+    """
+    with log.open("wb") as output, _on_core(core):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait(process, ready, log)
+        yield process.pid
+    finally:
+        _end(process)
+
+
+@contextmanager
+def _on_core(core: int) -> Iterator[None]:
+    """What is started within inherits the core, and so do its threads."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _wait(process: subprocess.Popen[bytes], ready: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while not _answers(ready):
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            what = f"ended with {process.returncode}" if ended else f"not ready after {_START_TIMEOUT:.0f} s"
+            raise BenchError("\n".join([what, *log.read_text(errors="replace").splitlines()[-_LAST_LINES:]]))
+        time.sleep(_POLL)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with _OPENER.open(url, timeout=1) as answer:
+            return bool(answer.status == http.HTTPStatus.OK)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

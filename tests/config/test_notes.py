@@ -1,0 +1,57 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.config import Loaded
+
+Load = Callable[..., Loaded]
+
+
+@pytest.mark.parametrize(
+    "text, start",
+    [
+        ("oauth: {store: 'file:/var/lib/thg/token'}", "oauth.store: has no effect in this version: the token is kept"),
+        ("oauth: {clients: [{name: a}, {name: b}]}", "oauth.clients[1]: has no effect in this version: only the first"),
+        ("policy: {require_header: {name: a, value: b}}", "policy.require_header: has no effect in this version"),
+        ("tracing: {sample: 0.5}", "tracing: has no effect in this version"),
+        ("workers: 2", "workers: has no effect in this version"),
+    ],
+)
+def test_without_effect(load_text: Load, text: str, start: str) -> None:
+    """A key that does nothing yet says so as soon as it is set to something."""
+    (note,) = load_text(text).notes
+    assert note.startswith(start)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["workers: 1", "oauth: {clients: [{name: other}]}", "policy: {allowed_hosts: [thg]}", "policy: {allow: all}"],
+)
+def test_silence(load_text: Load, text: str) -> None:
+    """A default that is written out, and what has an effect, is no reason for a note."""
+    assert load_text(text).notes == ()
+
+
+def test_exposed(load_text: Load) -> None:
+    """Who listens to other machines, or sends the token in the clear, is told what that means (R41, R133)."""
+    text = "{listen: {address: '0.0.0.0:80', unsafe: true}, upstream: {url: 'http://10.0.0.1', insecure: true}}"
+    assert [note.partition(":")[0] for note in load_text(text).notes] == ["listen.address", "upstream.insecure"]
+
+
+@pytest.mark.parametrize("mode, notes", [(0o600, 0), (0o640, 1), (0o644, 1)])
+@pytest.mark.parametrize("reference", ["{file: secret}", "{env: IN_FILE}"])
+def test_secret_file_that_others_may_read(
+    load_text: Load, tmp_path: Path, mode: int, notes: int, reference: str
+) -> None:
+    """A secret file of an ordinary user that others may read is named, with the command that closes it (R148)."""
+    path = tmp_path / "secret"
+    path.write_text("s3cr3t")
+    path.chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(path, 1, 1)
+    environ = {"THG_CLIENT_ID": "a", "IN_FILE_FILE": "secret", "THG_PROXY__OAUTH__TOKEN_URL": "https://idp.example"}
+    found = load_text(f"oauth: {{clients: [{{client_secret: {reference}}}]}}", environ=environ).notes
+    assert len(found) == notes
+    assert all("chmod 600 secret" in note for note in found)

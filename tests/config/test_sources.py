@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.config import Loaded, load, sources
+from proxy.errors import ConfigError
+from proxy.settings import Address, Duration
+
+Load = Callable[..., Loaded]
+Problems = Callable[..., list[str]]
+
+ENVIRON = {
+    "THG_CLIENT_ID": "id",
+    "THG_CLIENT_SECRET": "s3cr3t",
+    "THG_PROXY__OAUTH__TOKEN_URL": "https://idp.example/token",
+}
+CANARY = "c4n4ry"
+
+
+@pytest.fixture
+def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and another in place of /etc/thg-proxy."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "etc").mkdir()
+    monkeypatch.setattr(sources, "FILES", ("thg-proxy.yaml", "etc/config.yaml"))
+    return tmp_path
+
+
+def test_search_order(usual: Path) -> None:
+    """The file is that of -c, else that of THG_PROXY_CONFIG, else the first in the usual places, else none."""
+    environ = ENVIRON | {"THG_PROXY_CONFIG": "named.yaml"}
+    assert load(None, [], ENVIRON).origin == "defaults"
+    (usual / "etc/config.yaml").touch()
+    assert load(None, [], ENVIRON).origin == "etc/config.yaml"
+    (usual / "thg-proxy.yaml").touch()
+    assert load(None, [], ENVIRON).origin == "thg-proxy.yaml"
+    (usual / "named.yaml").touch()
+    assert load(None, [], environ).origin == "named.yaml"
+    (usual / "given.yaml").touch()
+    assert load("given.yaml", [], environ).origin == "given.yaml"
+
+
+@pytest.mark.parametrize(
+    "path, environ, problem",
+    [
+        ("nowhere.yaml", {}, "nowhere.yaml: there is no such file"),
+        (None, {"THG_PROXY_CONFIG": "nowhere.yaml"}, "nowhere.yaml: there is no such file"),
+        ("etc", {}, "etc: the file can't be read: Is a directory"),
+    ],
+)
+def test_named_file_that_is_not_there(usual: Path, path: str | None, environ: dict[str, str], problem: str) -> None:
+    """A file that was asked for must be there: the defaults do not stand in for it (R165)."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, [], ENVIRON | environ)
+    assert caught.value.problems == (problem,)
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (b"\xff\xfe", "thg.yaml: the file is not UTF-8 text"),
+        (b"#" * (1 << 20) + b"\n", "thg.yaml: the file is larger than 1 MiB"),
+        (b"[a, b]", "thg.yaml: the file must be a mapping of keys to values"),
+        (b"c4n4ry", "thg.yaml: the file must be a mapping of keys to values"),
+        (b"a: 'c4n4ry", "thg.yaml: not valid YAML at line 1, column 11"),
+    ],
+)
+def test_file_that_can_not_be_read(problems: Problems, content: bytes, problem: str) -> None:
+    """A file that is no configuration is one sentence, which does not quote it (R165)."""
+    (found,) = problems(content)
+    assert found.startswith(problem)
+    assert CANARY not in found
+
+
+def test_byte_order_mark(load_text: Load) -> None:
+    """A byte order mark, which some editors write, is no part of the first key."""
+    assert load_text(b"\xef\xbb\xbfworkers: 3").settings.workers == 3
+
+
+def test_order_of_sources(load_text: Load) -> None:
+    """--set wins over the environment, the environment over the file, the file over the default; key by key."""
+    text = "log: {level: debug, format: json, access: all}"
+    environ = ENVIRON | {"THG_PROXY__LOG__FORMAT": "console", "THG_PROXY__LOG__ACCESS": "errors"}
+    loaded = load_text(text, "log.access=errors", "log.access=off", environ=environ)
+    log = loaded.settings.log
+    assert (log.level, log.format, log.access, loaded.settings.workers) == ("debug", "console", "off", 1)
+    assert {key: origin for key, origin in loaded.origins.items() if key.startswith(("log", "workers"))} == {
+        "log.level": "thg.yaml:1",
+        "log.format": "environment THG_PROXY__LOG__FORMAT",
+        "log.access": "--set",
+        "workers": "default",
+    }
+
+
+def test_no_file_is_needed(usual: Path) -> None:
+    """A token URL and credentials in the environment are a whole configuration."""
+    loaded = load(None, [], ENVIRON)
+    assert loaded.settings.oauth.token_url == "https://idp.example/token"
+    assert loaded.notes == ()
+
+
+def test_other_variables(load_text: Load) -> None:
+    """Variables that only look like ours are left alone."""
+    others = {"THG_PROXY_ADMIN": "x", "THG_PROXY": "x", "THG_OTHER": "x", "thg_proxy__workers": "x"}
+    assert load_text("", environ=ENVIRON | others).settings.workers == 1
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("listen.address=[::1]:8080", lambda s: s.listen.address == Address("::1", 8080)),
+        ("upstream.connect_timeout=250ms", lambda s: s.upstream.connect_timeout == Duration(0.25)),
+        ("limits.max_body=null", lambda s: s.limits.max_body is None),
+        ("limits.max_body=", lambda s: s.limits.max_body is None),
+        ("oauth.scope=a: b # c", lambda s: s.oauth.scope == "a: b # c"),
+        ("oauth.scope=*", lambda s: s.oauth.scope == "*"),
+        ("oauth.audience=a=b", lambda s: s.oauth.audience == "a=b"),
+        ("policy.allowed_hosts=[a, b]", lambda s: s.policy.allowed_hosts == ("a", "b")),
+        ("policy.browsers={allow_origins: ['https://a']}", lambda s: s.policy.browsers.allow_origins == ("https://a",)),
+        ("policy.allow=[{path: /v1}]", lambda s: s.policy.allow[0].path == "/v1"),
+        ("oauth.params={a: b}", lambda s: s.oauth.params == {"a": "b"}),
+        ("upstream.headers.set.X-A=b: c", lambda s: s.upstream.headers.set == {"X-A": "b: c"}),
+        ("upstream={via: false}", lambda s: s.upstream.via is False),
+        ("oauth.clients=[{client_id: me}]", lambda s: s.oauth.clients[0].client_id.literal.reveal() == "me"),
+    ],
+)
+def test_single_values(load_text: Load, override: str, expected: Callable[[object], bool]) -> None:
+    """On the command line and in the environment text stays text, and lists and mappings are YAML."""
+    key, _, text = override.partition("=")
+    assert expected(load_text("", override).settings)
+    if key == key.lower():
+        name = f"THG_PROXY__{key.upper().replace('.', '__')}"
+        assert expected(load_text("", environ=ENVIRON | {name: text}).settings)
+
+
+@pytest.mark.parametrize(
+    "override, problem",
+    [
+        ("upstream.conect_timeout=5s", "upstream.conect_timeout: unknown key; did you mean connect_timeout? (--set)"),
+        (f"client_secret={CANARY}", "client_secret: unknown key; "),
+        (f"oauth.client_secret={CANARY}", "oauth.client_secret: unknown key; did you mean "),
+        ("log.level", "log.level: must be given as KEY=VALUE (--set)"),
+        ("=x", ": unknown key; known here: listen"),
+        (f"log.level={CANARY}", "log.level: must be one of debug, info, warning, error (--set)"),
+        (f"oauth.params={{a: {CANARY}", "oauth.params: is not valid YAML at line 1, column 11: "),
+        (f"oauth.clients=[{{client_secret: {CANARY}}}]", "oauth.clients[0].client_secret: must be {env: NAME} or"),
+    ],
+)
+def test_bad_override(problems: Problems, override: str, problem: str) -> None:
+    """What is wrong with --set begins with its key, and its value is not shown (R147, R165)."""
+    (found,) = problems("", override)
+    assert found.startswith(problem)
+    assert CANARY not in found
+
+
+def test_bad_variables(problems: Problems) -> None:
+    """What is wrong with a variable names the key and the variable; a misspelled one is found too (R165)."""
+    environ = ENVIRON | {"THG_PROXY__WORKER": "2", "THG_PROXY__LOG__LEVEL": CANARY, "THG_PROXY__LOG__ACCESS": "\udcff"}
+    assert problems("", environ=environ) == [
+        "log.access: holds a character that is not allowed (environment THG_PROXY__LOG__ACCESS)",
+        "log.level: must be one of debug, info, warning, error (environment THG_PROXY__LOG__LEVEL)",
+        "worker: unknown key; did you mean workers? (environment THG_PROXY__WORKER)",
+    ]
+
+
+def test_no_secret_on_the_command_line(problems: Problems) -> None:
+    """Even where a literal secret would do, it is refused as an argument (R147)."""
+    (problem,) = problems(
+        "", "oauth.token_url=http://127.0.0.1/t", f"oauth.clients=[{{client_id: a, client_secret: {CANARY}}}]"
+    )
+    assert "a secret is not accepted on the command line" in problem
+    assert CANARY not in problem
+
+
+def test_doubled_key_is_not_hidden(problems: Problems) -> None:
+    """A key that stands twice in the file is a problem, whatever overrides it (R165)."""
+    (problem,) = problems("log: {level: info}\nlog: {level: debug}", "log.level=error")
+    assert problem == "log: stands twice; keep one of them (thg.yaml:2)"

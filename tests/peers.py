@@ -1,0 +1,286 @@
+"""The other ends of the proxy in tests: a recording upstream, a trap, a raw client. Threads and blocking sockets only, so
+that nothing in them shares an event loop, or a library, with what is tested.
+"""
+
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+TIMEOUT = 20.0
+
+
+@dataclass
+class Received:
+    """One request, as its bytes came."""
+
+    head: bytes
+    body: bytes
+    connection: int
+
+    @property
+    def request_line(self) -> bytes:
+        return self.head.split(b"\r\n", 1)[0]
+
+    @property
+    def target(self) -> bytes:
+        return self.request_line.split(b" ")[1]
+
+    @property
+    def lines(self) -> list[bytes]:
+        return self.head.split(b"\r\n")[1:-2]
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Every value of a field, in order."""
+        pairs = (line.split(b":", 1) for line in self.lines)
+        return [value.strip() for key, value in pairs if key.lower() == name.lower()]
+
+
+Answer = bytes | Callable[["Received", socket.socket], bool]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class BodyCut(Exception):
+    """The client ended the connection inside a request."""
+
+
+@dataclass
+class Upstream:
+    """Records every request and every connection, and answers with `answer`.
+
+    An answer is bytes, or a function that gets the request and the socket, and says whether the connection goes on.
+    `when_head` is called as soon as a head is there, before the body is read, and may answer already (it returns True to
+    end the connection).
+    """
+
+    answer: Answer = OK
+    tls: ssl.SSLContext | None = None
+    when_head: Callable[[bytes, socket.socket], bool | None] | None = None
+    requests: list[Received] = field(default_factory=list)
+    connections: int = 0
+    cut: threading.Event = field(default_factory=threading.Event)  # a client has gone in the middle of something
+    raw_bytes: bytes = b""  # every byte that was received after the TLS handshake
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._arrived = threading.Condition()
+        self._sockets: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_listening()
+        for sock in list(self._sockets):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def stop_listening(self) -> None:
+        # close() alone leaves a thread that waits in accept().
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
+
+    def wait_for(self, count: int) -> list[Received]:
+        """Returns once `count` requests have come."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.requests) >= count, TIMEOUT), f"{len(self.requests)} came"
+        return self.requests
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(sock, self.connections), daemon=True).start()
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        with closing(sock), suppress(OSError):
+            if self.tls is not None:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+            sock.settimeout(TIMEOUT)
+            self._sockets.add(sock)
+            try:
+                while self._exchange(sock, number):
+                    pass
+            except (BodyCut, ConnectionError):
+                self.cut.set()
+            finally:
+                self._sockets.discard(sock)
+                sock.close()
+
+    def _exchange(self, sock: socket.socket, number: int) -> bool:
+        reader = Reader(sock, self)
+        head = reader.head()
+        if not head:
+            return False
+        if self.when_head is not None and self.when_head(head, sock):
+            return False
+        received = Received(head, reader.body(head), number)
+        with self._arrived:
+            self.requests.append(received)
+            self._arrived.notify_all()
+        if callable(self.answer):
+            return self.answer(received, sock)
+        sock.sendall(self.answer)
+        return True
+
+
+class Reader:
+    """Reads one message from a blocking socket."""
+
+    def __init__(self, sock: socket.socket, log: Upstream | None = None) -> None:
+        self._sock = sock
+        self._log = log
+        self._buffer = b""
+
+    def _more(self) -> bool:
+        data = self._sock.recv(65536)
+        if self._log is not None:
+            self._log.raw_bytes += data
+        self._buffer += data
+        return bool(data)
+
+    def _until(self, mark: bytes) -> bytes:
+        while mark not in self._buffer:
+            if not self._more():
+                raise BodyCut
+        found, self._buffer = self._buffer.split(mark, 1)
+        return found + mark
+
+    def _exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            if not self._more():
+                raise BodyCut
+        found, self._buffer = self._buffer[:size], self._buffer[size:]
+        return found
+
+    def head(self) -> bytes:
+        """Up to and with the empty line; nothing where the peer has closed."""
+        if not self._buffer and not self._more():
+            return b""
+        return self._until(b"\r\n\r\n")
+
+    def body(self, head: bytes) -> bytes:
+        if length := re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n", head):
+            return self._exactly(int(length[1]))
+        if re.search(rb"(?i)\r\ntransfer-encoding: chunked\r\n", head):
+            return self._chunks()
+        return b""
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self._until(b"\r\n"), 16):
+            body += self._exactly(size)
+            self._exactly(2)
+        self._until(b"\r\n")
+        return body
+
+    def rest(self) -> bytes:
+        """Everything until the peer closes."""
+        with suppress(ConnectionError):
+            while self._more():
+                pass
+        return self._buffer
+
+
+@dataclass
+class Response:
+    head: bytes
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return int(self.head.split(b" ", 2)[1])
+
+    def values(self, name: bytes) -> list[bytes]:
+        pairs = (line.split(b":", 1) for line in self.head.split(b"\r\n")[1:-2])
+        return [value.strip() for key, value in pairs if key.lower() == name.lower()]
+
+
+class Client:
+    """A raw connection to the proxy."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self._reader = Reader(self.sock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def get(self, target: bytes = b"/a", *fields: bytes) -> Response:
+        """One GET, and its response."""
+        self.send(request(b"GET", target, *fields))
+        return self.response()
+
+    def response(self, *, to_head: bool = False) -> Response:
+        head = self._reader.head()
+        bodiless = to_head or head[9:12] in (b"204", b"304")
+        return Response(head, b"" if bodiless else self._reader.body(head))
+
+    def rest(self) -> bytes:
+        """Everything until the proxy closes."""
+        return self._reader.rest()
+
+    @property
+    def is_closed(self) -> bool:
+        """Waits for the proxy to close; False if bytes come instead."""
+        return self.rest() == b""
+
+
+def request(method: bytes, target: bytes, *fields: bytes, body: bytes = b"", host: bytes = b"localhost") -> bytes:
+    """A request's bytes; a `Content-Length` is added for a body, unless a field frames it."""
+    lines = [b"%b %b HTTP/1.1" % (method, target), b"Host: " + host, *fields]
+    if body and not any(re.match(rb"(?i)(content-length|transfer-encoding):", line) for line in fields):
+        lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+@contextmanager
+def trap() -> Iterator["Trap"]:
+    """A listener that nobody may connect to."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Trap(listener)
+
+
+@dataclass
+class Trap:
+    listener: socket.socket
+
+    @property
+    def port(self) -> int:
+        return int(self.listener.getsockname()[1])
+
+    @property
+    def hits(self) -> int:
+        """How many connections wait to be accepted."""
+        self.listener.setblocking(False)
+        count = 0
+        with suppress(BlockingIOError):
+            while True:
+                self.listener.accept()[0].close()
+                count += 1
+        return count
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

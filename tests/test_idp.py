@@ -1,0 +1,585 @@
+import asyncio
+import json
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from itertools import repeat
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from aiohttp import web
+
+from proxy.core.grant import MAX_RETRY_AFTER, Refusal, TokenResponse
+from proxy.core.jwt import KeySet
+from proxy.core.secret import Secret
+from proxy.demo import faults
+from proxy.demo.authorization import Client as RegisteredClient
+from proxy.demo.certificates import CertificateAuthority
+from proxy.demo.idp import JWKS_PATH, TOKEN_PATH, DemoProvider
+from proxy.demo.server import Handler, LoopbackServer
+from proxy.errors import ConfigError
+from proxy.idp import Endpoints, Provider
+from proxy.secret import SecretRef
+from proxy.settings import Client, ClientTls, Duration, OAuth, Verify
+
+T = TypeVar("T")
+OIDC = "/.well-known/openid-configuration"
+RFC8414 = "/.well-known/oauth-authorization-server"
+OPAQUE = json.dumps({"access_token": "abc", "token_type": "bearer"}).encode()
+
+
+def literal(text: str) -> SecretRef:
+    return SecretRef("literal", "", Secret(text))
+
+
+CLIENT = Client(client_id=literal("demo"), client_secret=literal("demo-secret"))
+
+
+class Trap(LoopbackServer):
+    """Nothing must arrive here."""
+
+
+def ask(
+    oauth: Callable[[DemoProvider], OAuth],
+    use: Callable[[Provider], Awaitable[T]],
+    *clients: RegisteredClient,
+    **misbehaving: Handler,
+) -> T:
+    """What `use` makes of a provider on loopback that knows `clients` and has these faults."""
+
+    async def run() -> T:
+        async with DemoProvider(*clients).running() as peer:
+            for name, fault in misbehaving.items():
+                setattr(peer.faults, name, fault)
+            provider = Provider(oauth(peer))
+            try:
+                return await use(provider)
+            finally:
+                await provider.close()
+
+    return asyncio.run(run())
+
+
+def with_token_url(peer: DemoProvider) -> OAuth:
+    return OAuth(token_url=peer.token_url, jwks_url=peer.jwks_url, timeout=Duration(5))
+
+
+def impatient(peer: DemoProvider) -> OAuth:
+    return OAuth(token_url=peer.token_url, jwks_url=peer.jwks_url, timeout=Duration(0.2))
+
+
+def with_issuer(peer: DemoProvider) -> OAuth:
+    return OAuth(issuer=peer.issuer)
+
+
+def mint(provider: Provider) -> Awaitable[TokenResponse | Refusal]:
+    return provider.request_token(CLIENT)
+
+
+def keys(provider: Provider) -> Awaitable[KeySet | Refusal]:
+    return provider.fetch_jwks()
+
+
+def labels(answer: object) -> tuple[str, str]:
+    assert isinstance(answer, Refusal), answer
+    return answer.kind, answer.result
+
+
+def test_token() -> None:
+    """A token comes of one POST; nothing but the form and the client is in it (R72)."""
+    peer = DemoProvider()
+
+    async def run() -> TokenResponse | Refusal:
+        async with peer.running():
+            provider = Provider(
+                OAuth(token_url=peer.token_url, scope="fleet.read", params={"audience": "https://api.example"})
+            )
+            try:
+                return await provider.request_token(CLIENT)
+            finally:
+                await provider.close()
+
+    response = asyncio.run(run())
+
+    assert isinstance(response, TokenResponse)
+    assert response.access_token.reveal() == peer.tokens[-1]
+    assert response.scope == "fleet.read"
+    assert 86390 < response.lifetime(time.time()) <= 86400
+    (received,) = peer.received
+    assert (received.method, received.path, received.query) == ("POST", TOKEN_PATH, "")
+    assert received.headers["User-Agent"].startswith("thg-proxy/")
+    assert not {"Cookie", "Referer"} & set(received.headers)
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+def test_secret_that_needs_encoding(method: str) -> None:
+    """Ids and secrets with every kind of character are understood by a provider that follows RFC 6749 (R73, R74)."""
+    registered = RegisteredClient("app:1 é", "p%Q+ /=:é&~", method)
+    client = Client(client_id=literal(registered.client_id), client_secret=literal(registered.client_secret))
+
+    response = ask(
+        lambda peer: OAuth(token_url=peer.token_url, auth_method=registered.auth_method),  # type: ignore[arg-type]
+        lambda provider: provider.request_token(client),
+        registered,
+    )
+
+    assert isinstance(response, TokenResponse)
+
+
+def test_secret_is_read_for_each_request(tmp_path: Path) -> None:
+    """A rotated secret file counts from the next request on; a missing one is said, and not sent (R100, F46)."""
+    file = tmp_path / "secret"
+    client = Client(client_id=literal("demo"), client_secret=SecretRef("file", str(file)))
+
+    async def use(provider: Provider) -> list[TokenResponse | Refusal]:
+        answers = [await provider.request_token(client)]
+        for secret in ("wrong", "demo-secret\n"):
+            file.write_text(secret)
+            answers.append(await provider.request_token(client))
+        return answers
+
+    missing, wrong, right = ask(with_token_url, use)
+
+    assert labels(missing) == ("rejected", "secret_unreadable")
+    assert isinstance(missing, Refusal)
+    assert missing.description == f"the file {file} can't be read: No such file or directory"
+    assert labels(wrong) == ("rejected", "invalid_client")
+    assert isinstance(right, TokenResponse)
+
+
+@pytest.mark.parametrize(
+    "fault, expected",
+    [
+        (faults.answer(500, b"<html>"), ("transient", "http_5xx")),
+        (faults.answer(429, headers={"Retry-After": "120"}), ("transient", "rate_limited")),
+        (faults.answer(200, b"<html>"), ("malformed", "invalid_response")),
+        (faults.answer(200, b"[" * 100_000), ("malformed", "invalid_response")),
+        (faults.answer(200, b" " * 2_000_000), ("malformed", "invalid_response")),
+        (
+            faults.answer(200, b"\x1f\x8b" + bytes(1000), {"Content-Encoding": "gzip"}),
+            ("malformed", "invalid_response"),
+        ),
+        (faults.raw([]), ("transient", "network")),
+        (faults.raw([b"SSH-2.0-OpenSSH_9.2\r\n"]), ("malformed", "invalid_response")),
+        (faults.raw([b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"]), ("malformed", "invalid_response")),
+        (faults.raw([b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"]), ("malformed", "invalid_response")),
+        (
+            faults.raw(
+                [
+                    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                    *repeat(b"10000\r\n" + b" " * 65536 + b"\r\n", 64),
+                ]
+            ),
+            ("malformed", "invalid_response"),
+        ),
+    ],
+)
+def test_bad_answers(fault: Handler, expected: tuple[str, str]) -> None:
+    """Whatever the token endpoint answers, in bounded memory, comes back as a refusal (R76, R78, F5, F6, F9)."""
+    assert labels(ask(with_token_url, mint, token=fault)) == expected
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.hang,
+        faults.raw([b"HTTP/1.1 200 OK\r\nX: ", *repeat(b"x", 10**3)], pause=0.01),
+        faults.raw([b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", *repeat(b" ", 10**3)], pause=0.01),
+    ],
+)
+def test_slow_answers(fault: Handler) -> None:
+    """Silence and dribbled bytes, before or inside the answer, end with the timeout (R86, F1, F2, F15)."""
+    refusal = ask(impatient, mint, token=fault)
+
+    assert labels(refusal) == ("transient", "timeout")
+    assert isinstance(refusal, Refusal)
+    assert refusal.description == "no complete answer within 200ms"
+
+
+def test_retry_after_reaches_the_caller() -> None:
+    """What the provider asks for is handed on, capped (R83, F6)."""
+    refusal = ask(with_token_url, mint, token=faults.answer(503, headers={"Retry-After": "99999"}))
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.retry_after == MAX_RETRY_AFTER
+
+
+def test_provider_is_down() -> None:
+    """A refused connection is a network failure, and the next request works when the provider is back (F3, F4)."""
+
+    async def run() -> list[object]:
+        peer = DemoProvider()
+        await peer.start()
+        provider = Provider(with_token_url(peer))
+        await peer.stop()
+        answers: list[object] = [await mint(provider)]
+        await peer.start(port=peer.port)
+        answers.append(await mint(provider))
+        await provider.close()
+        await peer.stop()
+        return answers
+
+    down, up = asyncio.run(run())
+
+    assert labels(down) == ("transient", "network")
+    assert isinstance(up, TokenResponse)
+
+
+def test_name_that_does_not_exist() -> None:
+    """A name without an address is a network failure (F3)."""
+    refusal = ask(lambda _: OAuth(token_url="https://idp.invalid/token"), mint)
+
+    assert labels(refusal) == ("transient", "network")
+    assert isinstance(refusal, Refusal)
+    assert refusal.description == "DNS: the name can't be resolved"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(status: int) -> None:
+    """The secret goes to the configured endpoint and to no other (R39, F13)."""
+
+    async def run() -> tuple[TokenResponse | Refusal, int]:
+        async with Trap().running() as trap, DemoProvider().running() as peer:
+            peer.faults.token = faults.answer(status, OPAQUE, {"Location": f"{trap.url}/token"})
+            provider = Provider(with_token_url(peer))
+            try:
+                return await mint(provider), trap.requests
+            finally:
+                await provider.close()
+
+    refusal, trapped = asyncio.run(run())
+
+    assert trapped == 0
+    assert isinstance(refusal, Refusal)
+    assert refusal.description.startswith(f"status {status}, a redirect, which is not followed")
+
+
+def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Proxies, netrc and key logs of the environment change nothing (R40, R150)."""
+    netrc, keylog = tmp_path / "netrc", tmp_path / "keys"
+    netrc.write_text("machine 127.0.0.1 login evil password evil\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(keylog))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    assert isinstance(ask(with_token_url, mint), TokenResponse)
+    assert not keylog.exists()
+
+
+def test_cookies_are_not_kept() -> None:
+    """What a provider sets is not sent back (R71)."""
+    peer = DemoProvider()
+    peer.faults.token = faults.answer(200, OPAQUE, {"Set-Cookie": "sid=1"})
+
+    async def run() -> None:
+        async with peer.running():
+            provider = Provider(with_token_url(peer))
+            await mint(provider)
+            await mint(provider)
+            await provider.close()
+
+    asyncio.run(run())
+
+    assert [received.headers.get("Cookie") for received in peer.received] == [None, None]
+
+
+def test_egress_proxy_is_used() -> None:
+    """With `oauth.egress_proxy` the request goes through it, and its refusal is told apart."""
+
+    async def run() -> tuple[Refusal | TokenResponse, Refusal | TokenResponse]:
+        async with DemoProvider().running() as peer:
+            peer.faults.token = faults.answer(200, OPAQUE)
+            plain = Provider(OAuth(token_url=f"http://idp.invalid{TOKEN_PATH}", egress_proxy=peer.url))
+            tls = Provider(OAuth(token_url=f"https://idp.invalid{TOKEN_PATH}", egress_proxy=peer.url))
+            answers = await mint(plain), await mint(tls)
+            await plain.close()
+            await tls.close()
+            return answers
+
+    through, refused = asyncio.run(run())
+
+    assert isinstance(through, TokenResponse)
+    assert labels(refused) == ("transient", "network")
+    assert isinstance(refused, Refusal)
+    assert refused.description.startswith("oauth.egress_proxy answers with status")
+
+
+def over_tls(
+    tls: ClientTls, context: ssl.SSLContext, *, host: str = "127.0.0.1"
+) -> tuple[TokenResponse | Refusal, int]:
+    async def run() -> tuple[TokenResponse | Refusal, int]:
+        async with DemoProvider().running(ssl_context=context) as peer:
+            provider = Provider(OAuth(token_url=f"https://{host}:{peer.port}{TOKEN_PATH}", tls=tls))
+            try:
+                return await mint(provider), peer.requests
+            finally:
+                await provider.close()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("ca"))
+
+
+def test_tls(authority: CertificateAuthority) -> None:
+    """A certificate of the configured authority, for the right name, is accepted (R41)."""
+    answer, _ = over_tls(ClientTls(ca_file=str(authority.ca_file)), authority.server_context("127.0.0.1"))
+
+    assert isinstance(answer, TokenResponse)
+
+
+def tls_1_1(authority: CertificateAuthority) -> ssl.SSLContext:
+    context = authority.server_context("127.0.0.1")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    return context
+
+
+@pytest.mark.parametrize(
+    "trusted, server, words",
+    [
+        (
+            False,
+            lambda ca: ca.server_context("127.0.0.1"),
+            "TLS: the certificate is not accepted: unable to get local issuer",
+        ),
+        (
+            True,
+            lambda ca: ca.server_context("127.0.0.1", expired=True),
+            "TLS: the certificate is not accepted: certificate has expired",
+        ),
+        (
+            True,
+            lambda ca: ca.server_context("idp.example"),
+            "TLS: the certificate is not accepted: IP address mismatch",
+        ),
+        (True, tls_1_1, ""),
+    ],
+    ids=["untrusted", "expired", "other name", "TLS 1.1"],
+)
+def test_bad_tls(
+    authority: CertificateAuthority,
+    trusted: bool,
+    server: Callable[[CertificateAuthority], ssl.SSLContext],
+    words: str,
+) -> None:
+    """Without a good certificate and TLS 1.2 nothing is sent (R41, F14)."""
+    tls = ClientTls(ca_file=str(authority.ca_file) if trusted else None)
+
+    refusal, arrived = over_tls(tls, server(authority))
+
+    assert arrived == 0
+    assert labels(refusal) == ("transient", "network")
+    assert isinstance(refusal, Refusal)
+    assert refusal.description.startswith(words)
+
+
+def test_tls_handshake_that_stalls() -> None:
+    """A peer that accepts and then says nothing ends with the timeout (F14)."""
+
+    async def run() -> TokenResponse | Refusal:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+            provider = Provider(OAuth(token_url=url, timeout=Duration(0.2)))
+            try:
+                return await mint(provider)
+            finally:
+                await provider.close()
+
+    assert labels(asyncio.run(run())) == ("transient", "timeout")
+
+
+def test_client_certificate(authority: CertificateAuthority) -> None:
+    """A configured client certificate is presented to a provider that asks for one."""
+    own = authority.issue("client")
+    context = authority.server_context("127.0.0.1")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.ca_file)
+    tls = ClientTls(ca_file=str(authority.ca_file), cert_file=str(own.cert_file), key_file=str(own.key_file))
+
+    assert isinstance(over_tls(tls, context)[0], TokenResponse)
+    assert isinstance(over_tls(ClientTls(ca_file=tls.ca_file), context)[0], Refusal)
+
+
+@pytest.mark.parametrize(
+    "oauth",
+    [
+        OAuth(token_url="https://idp.example/token", auth_method="private_key_jwt"),
+        OAuth(),
+        OAuth(token_url="https://idp.example/token", tls=ClientTls(ca_file="/nowhere/ca.pem")),
+        OAuth(token_url="https://idp.example/token", tls=ClientTls(cert_file="/nowhere/cert.pem")),
+    ],
+)
+def test_settings_that_can_not_work(oauth: OAuth) -> None:
+    """What no provider could make work is an error at start (R165)."""
+    with pytest.raises(ConfigError):
+        Provider(oauth)
+
+
+def test_keys() -> None:
+    """The published keys are fetched."""
+    found = ask(with_token_url, keys)
+
+    assert isinstance(found, KeySet)
+    assert len(found.keys) == 1
+
+
+@pytest.mark.parametrize(
+    "fault, expected",
+    [
+        (faults.answer(500), ("transient", "http_5xx")),
+        (faults.answer(401), ("malformed", "invalid_response")),
+        (faults.answer(404), ("malformed", "invalid_response")),
+        (faults.answer(302, headers={"Location": "/"}), ("malformed", "invalid_response")),
+        (faults.answer(200, b"<html>"), ("malformed", "invalid_response")),
+        (faults.answer(200, b'{"keys": []}'), ("malformed", "invalid_response")),
+        (faults.answer(200, b" " * 10_000_000), ("malformed", "invalid_response")),
+        (faults.raw([]), ("transient", "network")),
+        (faults.hang, ("transient", "timeout")),
+    ],
+)
+def test_keys_are_not_to_be_had(fault: Handler, expected: tuple[str, str]) -> None:
+    """Whatever the key set's URL answers comes back as a refusal (R113, F22)."""
+    assert labels(ask(impatient, keys, jwks=fault)) == expected
+
+
+@pytest.mark.parametrize("path", ["", "/tenant", "/tenant/"])
+def test_discovery(path: str) -> None:
+    """The issuer's metadata names the endpoints; RFC 8414's place is asked first, OpenID's second (R106)."""
+
+    async def run() -> tuple[Endpoints | Refusal, list[str]]:
+        asked = []
+
+        class Peer(LoopbackServer):
+            async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+                asked.append(request.path)
+                if not request.path.endswith(OIDC):
+                    return await faults.answer(404)(request)
+                metadata = {"issuer": self.url + path, "token_endpoint": f"{self.url}/t", "jwks_uri": f"{self.url}/k"}
+                return await faults.answer(200, json.dumps(metadata).encode())(request)
+
+        async with Peer().running() as peer:
+            provider = Provider(OAuth(issuer=peer.url + path))
+            try:
+                found = await provider.discover()
+                assert provider.jwks_url == f"{peer.url}/k"
+                assert found == Endpoints(f"{peer.url}/t", f"{peer.url}/k")
+                return await provider.discover(), asked
+            finally:
+                await provider.close()
+
+    _, asked = asyncio.run(run())
+
+    assert asked == [RFC8414 + path.rstrip("/"), path.rstrip("/") + OIDC]
+
+
+def test_token_and_keys_of_a_discovered_provider() -> None:
+    """With an issuer alone, both are found."""
+
+    async def use(provider: Provider) -> tuple[str | None, object, object, str | None]:
+        return provider.jwks_url, await mint(provider), await keys(provider), provider.jwks_url
+
+    before, token, found, after = ask(with_issuer, use)
+
+    assert before is None
+    assert isinstance(token, TokenResponse)
+    assert isinstance(found, KeySet)
+    assert str(after).endswith(JWKS_PATH)
+
+
+def describing(**changes: object) -> Handler:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        url = f"http://{request.host}"
+        metadata = {"issuer": url, "token_endpoint": f"{url}/t", "jwks_uri": f"{url}/k"} | changes
+        return await faults.answer(200, json.dumps(metadata).encode())(request)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        describing(issuer="https://evil.example"),
+        describing(issuer=None),
+        describing(issuer=["http://127.0.0.1"]),
+        describing(token_endpoint="http://idp.example/token"),
+        describing(token_endpoint="ftp://127.0.0.1/token"),
+        describing(token_endpoint="//idp.example/token"),
+        describing(token_endpoint="http://[::1"),
+        describing(token_endpoint=1),
+        describing(token_endpoint=None),
+        describing(jwks_uri="http://idp.example/keys"),
+        faults.answer(404),
+        faults.answer(200, b"<html>"),
+        faults.answer(302, headers={"Location": "/"}),
+    ],
+)
+def test_bad_metadata(fault: Handler) -> None:
+    """Metadata of another issuer, or with endpoints that are not secure, are not used (R106)."""
+    assert labels(ask(with_issuer, mint, discovery=fault)) == ("malformed", "invalid_response")
+
+
+def test_issuer_with_a_slash_too_many() -> None:
+    """Issuers are compared as they are (R106)."""
+    assert labels(ask(lambda peer: OAuth(issuer=peer.issuer + "/"), mint)) == ("malformed", "invalid_response")
+
+
+def test_metadata_can_not_point_into_this_machine() -> None:
+    """A remote issuer's metadata with a loopback endpoint is refused (R106)."""
+    provider = Provider(OAuth(issuer="https://idp.example"))
+    metadata = {"issuer": "https://idp.example", "token_endpoint": "https://127.0.0.1/token"}
+
+    with pytest.raises(ValueError, match="token_endpoint"):
+        provider._endpoints_in(metadata)
+
+
+def test_metadata_is_asked_for_until_it_came() -> None:
+    """A provider that is down at first is discovered later, and then not asked again."""
+
+    async def run() -> tuple[list[object], int]:
+        async with DemoProvider().running() as peer:
+            provider = Provider(with_issuer(peer))
+            peer.faults.discovery = faults.answer(503)
+            answers: list[object] = [await provider.discover()]
+            peer.faults.discovery = None
+            answers += [await provider.discover(), await provider.discover()]
+            await provider.close()
+            return answers, peer.requests
+
+    (down, *up), requests = asyncio.run(run())
+
+    assert labels(down) == ("transient", "http_5xx")
+    assert all(isinstance(found, Endpoints) for found in up)
+    assert requests == 2
+
+
+def test_configured_urls_come_first() -> None:
+    """The metadata completes what is configured, and replaces none of it."""
+
+    def oauth(peer: DemoProvider) -> OAuth:
+        return OAuth(issuer=peer.issuer, token_url="http://127.0.0.1:1/mine")
+
+    found = ask(oauth, lambda provider: provider.discover())
+
+    assert isinstance(found, Endpoints)
+    assert found.token_url == "http://127.0.0.1:1/mine"
+    assert str(found.jwks_url).endswith(JWKS_PATH)
+
+
+def test_nothing_is_discovered_without_need() -> None:
+    """With a token URL and verification off, the issuer is not asked."""
+
+    def oauth(peer: DemoProvider) -> OAuth:
+        return OAuth(issuer="http://127.0.0.1:1", token_url=peer.token_url, verify=Verify(mode="off"))
+
+    assert isinstance(ask(oauth, mint), TokenResponse)
+
+
+def test_provider_without_keys() -> None:
+    """Where no key set is known, none is fetched."""
+    assert labels(ask(lambda peer: OAuth(token_url=peer.token_url), keys)) == ("malformed", "invalid_response")
