@@ -5,7 +5,8 @@ ProxyError                    `internal`, 500
 ├── SecretUnreadable          a secret's source gives no usable value
 ├── StartError                exit code 1: a port is taken, a library can't be used
 ├── RequestError              the client's side
-│   ├── BadRequest            400   ├── MethodNotSupported   405
+│   ├── BadRequest            400   ├── NotFound             404 (admin port only)
+│   │                               ├── MethodNotSupported   405
 │   ├── BadTarget             400   ├── HeaderRequired       412
 │   ├── RequestTimeout        408   ├── BodyTooLarge         413
 │   ├── HostNotAllowed        421   ├── ExpectationFailed    417
@@ -95,6 +96,13 @@ class RequestTimeout(RequestError):
     status = 408
     title = "Request timeout"
     hint = "The request did not arrive in time."
+
+
+class NotFound(RequestError):
+    code = "not_found"
+    status = 404
+    title = "Not found"
+    hint = "The admin port has no such path. GET / lists those that it has."
 
 
 class HostNotAllowed(RequestError):

@@ -185,7 +185,7 @@ class _Bridge(logging.Handler):
         exc = record.exc_info[1] if record.exc_info else None
         if exc is not None:
             fields |= {"exception": type(exc).__name__, "at": _raised_at(exc)}
-        write("library message", **fields)
+        write("library_message", **fields)
 
 
 def _words(message: str) -> str:

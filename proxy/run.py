@@ -149,7 +149,8 @@ async def _listen(opening: Awaitable[_T], key: str, address: Address) -> _T:
     try:
         return await opening
     except OSError as exc:
-        raise StartError(f"{key}: can't listen on {address}: {exc.strerror or 'the address is not usable'}") from exc
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else "the address is not usable"
+        raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
 
 
 async def _drain(port: DataPort, grace: float, stop: Stop) -> int:

@@ -80,7 +80,7 @@ class DataPort(web.Server):
 
     def report_bug(self, exc: Exception) -> None:
         """The only place that meets an exception which nobody foresaw; its text could be a peer's."""
-        self._log.error("unexpected error", error=exc)
+        self._log.error("unexpected_error", error=exc)
 
     def opened(self, connection: "ClientConnection") -> None:
         self._open.add(connection)
@@ -157,7 +157,7 @@ class ClientConnection(web.RequestHandler):
             self._partial_head = 0
             if isinstance(self._messages[-1][0], _ErrInfo):
                 self._fail_payloads()
-        elif self._is_waiting:
+        elif self._payload is None:
             self._head_progress(len(data))
 
     def _fail_payloads(self) -> None:
@@ -174,12 +174,8 @@ class ClientConnection(web.RequestHandler):
             self._refuse(HeaderTooLarge())
 
     @property
-    def _is_waiting(self) -> bool:
-        return self._waiter is not None and not self._waiter.done()
-
-    @property
     def is_idle(self) -> bool:
-        return self._is_waiting and not self._partial_head
+        return self._payload is None and not self._messages and not self._partial_head
 
     def _read_expired(self) -> None:
         if self._payload is not None:
@@ -255,7 +251,7 @@ class ClientConnection(web.RequestHandler):
             await self._exchange(message, payload, record)
             record.relayed()
         except ProxyError as error:
-            await self._fail(error, message, payload, record)
+            self._fail(error, payload, record)
         except (asyncio.CancelledError, ConnectionError) as exc:
             record.outcome = "client_gone"
             self.persistent = False
@@ -263,13 +259,13 @@ class ClientConnection(web.RequestHandler):
                 raise
         except Exception as exc:  # noqa: BLE001 - one request must not take the connection's task down unanswered
             self._port.report_bug(exc)
-            await self._fail(ProxyError(), message, payload, record)
+            self._fail(ProxyError(), payload, record)
         finally:
-            self._payload = None
             traffic.in_flight -= 1
             self._port.finished(record)
         if not payload.is_eof():
             await self._linger(payload)
+        self._payload = None
 
     async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
         port = self._port
@@ -290,16 +286,15 @@ class ClientConnection(web.RequestHandler):
         finally:
             record.token_wait = perf_counter() - began
 
-    async def _fail(
-        self, error: ProxyError, message: RawRequestMessage | _ErrInfo, payload: StreamReader, record: RequestRecord
-    ) -> None:
+    def _fail(self, error: ProxyError, payload: StreamReader, record: RequestRecord) -> None:
         if record.status:
             record.code = error.code
             record.outcome = "aborted"
             self.persistent = False
             self.abort()
             return
-        if isinstance(message, _ErrInfo) or not payload.is_eof():
+        # Where a request was not understood, nobody knows where the next one begins (RFC 9112 §9.3, §11.2).
+        if isinstance(error, BadRequest) or not payload.is_eof():
             self.persistent = False
         self._answer(error, record, head_only=record.method == "HEAD", close=not self.persistent)
 

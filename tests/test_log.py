@@ -331,7 +331,7 @@ def test_library_error_is_one_line_without_its_values(captured: Lines) -> None:
     captured.event.pop("time")
     assert {name: captured.event[name] for name in ("level", "event", "logger", "message", "exception")} == {
         "level": "error",
-        "event": "library message",
+        "event": "library_message",
         "logger": "aiohttp.server",
         "message": "Error handling request from %s",
         "exception": "ValueError",

@@ -5,18 +5,18 @@ be on the list and a browser may ask only for what is served here, so that no we
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from secrets import token_hex
 from time import monotonic
 from typing import NamedTuple
 
-import msgspec
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from proxy import __version__
-from proxy.admin.status import Readiness, counters, jwks_view, readiness, token_view
+from proxy.admin.status import counters, jwks_view, readiness, request_view, token_view
 from proxy.core.policy import host_allowed, host_names
 from proxy.core.problem import problem_document
 from proxy.errors import (
@@ -26,8 +26,8 @@ from proxy.errors import (
     HostNotAllowed,
     MethodNotSupported,
     NotAllowed,
+    NotFound,
     ProxyError,
-    RequestError,
     TokenUnavailable,
     Unavailable,
 )
@@ -40,8 +40,6 @@ _IDLE_TIMEOUT = 75.0
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "thg-proxy"}
 _OPEN_PATHS = frozenset({"/livez", "/startupz", "/readyz", "/metrics"})
 _OWN_PAGES = frozenset({"none", "same-origin"})
-
-_encode_json = msgspec.json.Encoder().encode
 
 _READ, _ACT = ("GET", "HEAD"), ("POST",)
 
@@ -72,13 +70,6 @@ class AdminParts:
     stopping: Callable[[], bool]
     refresh: Callable[[], Awaitable[bool]]
     stop: Callable[[], None]
-
-
-class NotFound(RequestError):
-    code = "not_found"
-    status = 404
-    title = "Not found"
-    hint = "The admin port has no such path. GET / lists those that it has."
 
 
 class AdminPort(web.Server):
@@ -150,7 +141,7 @@ class AdminPort(web.Server):
         return _json({"status": "starting"}, status=503)
 
     async def _readyz(self, _request: web.BaseRequest) -> web.Response:
-        state = self._readiness()
+        state = readiness(self._parts.token(), stopping=self._parts.stopping())
         document = {"ready": state.ready, "status": state.status, "reason": state.reason}
         return _json(document, status=200 if state.ready else 503)
 
@@ -163,7 +154,7 @@ class AdminPort(web.Server):
     async def _status(self, _request: web.BaseRequest) -> web.Response:
         parts = self._parts
         token = parts.token()
-        state = self._readiness()
+        state = readiness(token, stopping=parts.stopping())
         return _json(
             {
                 "version": __version__,
@@ -176,7 +167,7 @@ class AdminPort(web.Server):
                 "upstream": {"url": parts.settings.upstream.url, "connections": parts.pool()},
                 "counters": counters(parts.metrics.traffic),
                 "engine": parts.engine,
-                "recent": parts.recent(),
+                "recent": [request_view(request) for request in parts.recent()],
             }
         )
 
@@ -195,9 +186,6 @@ class AdminPort(web.Server):
             raise NotAllowed("This needs `allow_stop: true` in the section `admin` of the configuration.")
         self._parts.stop()
         return _json({"status": "stopping"}, status=202)
-
-    def _readiness(self) -> Readiness:
-        return readiness(self._parts.token(), stopping=self._parts.stopping())
 
 
 class _Connection(web.RequestHandler):
@@ -225,7 +213,9 @@ def _require_loopback(request: web.BaseRequest) -> None:
 
 
 def _json(document: Mapping[str, object], status: int = 200) -> web.Response:
-    return web.Response(body=_encode_json(document) + b"\n", status=status, content_type="application/json")
+    # Escapes all that is not ASCII: a peer's text can't make a document that is not JSON.
+    body = json.dumps(document).encode() + b"\n"
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 def _problem(error: ProxyError) -> web.Response:

@@ -1,9 +1,11 @@
 """What the admin port tells of the proxy's state, as documents. No token is in what they are made from."""
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from proxy.log import one_line
 from proxy.metrics import Traffic
 from proxy.tokens import JwksStatus, TokenStatus
 
@@ -54,6 +56,10 @@ def jwks_view(jwks: JwksStatus | None) -> dict[str, object] | None:
     if jwks is None:
         return None
     return {"keys": jwks.keys, "fetched_at": _moment(jwks.fetched_at), "last_error": jwks.last_error}
+
+
+def request_view(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: one_line(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def counters(traffic: Traffic) -> dict[str, object]:

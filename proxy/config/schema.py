@@ -12,6 +12,7 @@ from proxy.settings import Settings, leaves
 
 # Of an unknown key, as it is shown and compared.
 _MAX_NAME = 64
+_KEYS = [key for key, _ in leaves(Settings())]
 _FORMS: dict[object, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -173,7 +174,7 @@ def _join(section: str, name: str) -> str:
 
 def _suggestion(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name.lower(), known, 1)
-    elsewhere = [key for key, _ in leaves(Settings()) if key.rpartition(".")[2] == name]
+    elsewhere = [key for key in _KEYS if key.rpartition(".")[2] == name]
     for candidate in (*near, *elsewhere):
         return f"did you mean {candidate}?"
     return f"known here: {', '.join(known)}"

@@ -50,7 +50,13 @@ GOOD_TOKEN = replace(
     jwks=JwksStatus(keys=2, fetched_at=1_700_000_000.0, last_error=None),
 )
 OUTAGE = replace(GOOD_TOKEN, state="due", last_error="timeout", last_error_at=1_700_002_701.0, retry_after=7.25)
-RECENT = {"request_id": "abc", "method": "GET", "path": "/v1/vehicles", "status": 200, "duration_ms": 12.5}
+RECENT: dict[str, object] = {
+    "request_id": "abc",
+    "method": "GET",
+    "path": "/v1/vehicles",
+    "status": 200,
+    "duration_ms": 12.5,
+}
 
 
 @dataclass
@@ -65,6 +71,7 @@ class Proxy:
     stopped: int = 0
     metrics: Metrics = field(default_factory=Metrics)
     token_fault: Exception | None = None
+    recent: list[dict[str, object]] = field(default_factory=lambda: [dict(RECENT)])
 
     def token(self) -> TokenStatus:
         if self.token_fault is not None:
@@ -86,7 +93,7 @@ class Proxy:
             engine={"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
             token=self.token,
             pool=lambda: {"idle": 1, "active": 2},
-            recent=lambda: [dict(RECENT)],
+            recent=lambda: self.recent,
             stopping=lambda: self.stopping,
             refresh=self.refresh,
             stop=self.stop,
@@ -259,6 +266,18 @@ def test_status_before_the_first_token() -> None:
     assert document["state"] == "starting"
     assert document["token"]["expires_at"] is None
     assert document["jwks"] is None
+
+
+def test_status_survives_hostile_paths() -> None:
+    """Whatever a client asked for, and whatever scope a provider granted, the status is short, plain JSON (R151)."""
+    path = "/\udcff\u202e\x1b[2J" + "x" * 40_000
+    proxy = Proxy(status=replace(GOOD_TOKEN, scope="\ud800"), recent=[RECENT | {"path": path}])
+    answer = ask(proxy, "/status")
+    assert answer.status == 200
+    assert answer.body[:-1].decode("ascii").isprintable()
+    (request,) = answer.document["recent"]
+    assert request["path"].startswith(r"/\udcff\u202e\x1b[2Jxxx")
+    assert len(request["path"]) == 256
 
 
 def test_root_lists_the_paths() -> None:

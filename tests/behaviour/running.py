@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 from proxy.demo.idp import DemoProvider
 from tests.peers import TIMEOUT, Client, Upstream, free_port
 
@@ -72,11 +73,13 @@ class Proxy:
         decoded: dict[str, Any] = msgspec.json.decode(self.admin("/status")[1])
         return decoded
 
-    def metric(self, sample: str) -> float:
-        """The value of one sample, written as in the exposition; 0 if it is not there."""
-        for line in self.admin("/metrics")[1].decode().splitlines():
-            if line.startswith(sample + " "):
-                return float(line.rpartition(" ")[2])
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample; 0 if it is not there."""
+        text = self.admin("/metrics")[1].decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return float(sample.value)
         return 0.0
 
     @property
@@ -167,7 +170,8 @@ class Launcher:
             code = proxy.stop()
             assert code == proxy.expected_exit, proxy.log
             assert "Traceback" not in proxy.log, proxy.log
-            assert '"unexpected error"' not in proxy.log, proxy.log
+            assert "unexpected_error" not in proxy.log, proxy.log
+            assert "library_message" not in proxy.log, proxy.log
 
 
 def clean_environment(provider: DemoProvider) -> dict[str, str]:

@@ -171,7 +171,7 @@ def test_bounded_wait(launch: Launcher, upstream: Upstream, provider: DemoProvid
     with proxy.connect() as client:
         assert client.get().status == 503
 
-    until(lambda: proxy.metric('thg_proxy_token_requests_total{client="primary",result="timeout"}') >= 1)
+    until(lambda: proxy.metric("thg_proxy_token_requests_total", client="primary", result="timeout") >= 1)
 
 
 def test_short_lived_tokens(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:
@@ -267,7 +267,7 @@ def test_verified_token(launch: Launcher, upstream: Upstream, provider: DemoProv
     other = launch(upstream, f"oauth.jwks_url={provider.jwks_url}", "oauth.refresh.wait=200ms", ready=False)
     with other.connect() as client:
         assert client.get().status == 503
-    until(lambda: other.metric('thg_proxy_token_requests_total{client="primary",result="rejected_token"}') >= 1)
+    until(lambda: other.metric("thg_proxy_token_requests_total", client="primary", result="rejected_token") >= 1)
 
 
 def test_rotated_keys(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:

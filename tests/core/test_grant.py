@@ -1,4 +1,5 @@
 import json
+import time
 from base64 import b64decode
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -164,6 +165,7 @@ def test_token_is_accepted(token_type: str) -> None:
         (200, b'{"access_token": "abc", "token_type": "Bearer", "expires_in": NaN}'),
         (200, b'{"access_token": "abc", "token_type": "Bearer", "expires_in": ' + b"9" * 5000 + b"}"),
         (200, b'{"access_token": "abc", "access_token": "def", "token_type": "Bearer"}'),
+        (200, b'{"access_token": "abc", "token_type": "Bearer", "x": Infinity}'),
         (200, b"\xff\xfe{}"),
         (200, b"[" * 100_000),
         (200, b'{"a":' * 100_000),
@@ -245,7 +247,7 @@ def jwt_ending_at(exp: float) -> str:
         (3600, -10, "", -10),
         (None, 10**9, "", MAX_LIFETIME),
         # The provider's clock is an hour ahead, and so is the end that it writes.
-        (3600, 7200, "Fri, 15 Jan 2027 09:00:00 GMT", 3600),
+        (None, 7200, "Fri, 15 Jan 2027 09:00:00 GMT", 3600),
         # A second says nothing: Date is rounded.
         (None, 600, "Fri, 15 Jan 2027 08:00:01 GMT", 600),
         (None, 600, "yesterday", 600),
@@ -358,6 +360,17 @@ def test_each_form_of_the_secret_is_noticed(method: str) -> None:
 def test_retry_after(status: int, value: str, seconds: float | None) -> None:
     """Seconds and dates are understood and capped, everything else is ignored (R83, F6)."""
     assert bad(answer(status, b"", Retry_After=value)).retry_after == seconds
+
+
+def test_dates_are_gmt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A date without a zone, as in the old form of RFC 9110 §5.6.7, is GMT wherever the proxy runs (R83, F51)."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+
+    assert bad(answer(503, b"", Retry_After="Fri Jan 15 08:02:00 2027")).retry_after == 120
+
+    monkeypatch.undo()
+    time.tzset()
 
 
 @given(st.sampled_from([200, 302, 401, 429, 503]), st.binary(max_size=50), st.text(max_size=40), st.text(max_size=40))

@@ -184,6 +184,13 @@ def test_bad_claims(claims: dict[str, object]) -> None:
     assert not isinstance(caught.value, UnknownKey)
 
 
+@pytest.mark.parametrize("name", ["iss", "aud", "exp"])
+def test_missing_claims(name: str) -> None:
+    """What is expected must be there (R110)."""
+    with pytest.raises(BadJwt, match=f"no claim {name}"):
+        verify(signed(claims={key: value for key, value in CLAIMS.items() if key != name}), KEYS, EXPECTED, NOW)
+
+
 @pytest.mark.parametrize("claims", [{"exp": NOW - 29}, {"nbf": NOW + 29}, {"iat": NOW + 29}, {"aud": "api"}])
 def test_leeway(claims: dict[str, object]) -> None:
     """Clocks may differ by the leeway (R110)."""

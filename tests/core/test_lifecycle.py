@@ -1,6 +1,7 @@
 """The life of a token, without a clock: what goes in, and what is to be done."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import inf
 
@@ -105,6 +106,8 @@ def test_outage_is_invisible_while_the_token_lives() -> None:
         (90, demanded, (STALE, WAIT, 2.6)),
         (92.6, demanded, (STALE, FETCH, inf)),
         (93, fetched(100, sent=92.6), (FRESH, WAIT, 74.6)),
+        (170, demanded, (DUE, FETCH, 12.6)),
+        (171, failed(draw=0.99), (DUE, WAIT, 0.99)),  # the backoff begins anew
     )
 
 
@@ -239,6 +242,14 @@ def test_fleet_refreshes_are_spread(chance: float, refresh_after: float) -> None
         (refresh_after, fetched(1000, sent=refresh_after), (FRESH, WAIT, refresh_after)),
         chance=chance,
     )
+
+
+def test_refresh_is_not_later_than_the_margin() -> None:
+    """A late `refresh.at` does not leave the token's margin unused."""
+    lease = Lifecycle(replace(TIMING, at=0.99), 0).lease_for(at(0), 1000)
+
+    assert lease.is_due(at(940))
+    assert not lease.is_due(at(939))
 
 
 @pytest.mark.parametrize("lifetime", [1, 2, 3, 4, 5])

@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from proxy import __version__
+from proxy.cli import main
+from proxy.cli.options import with_configuration
+from proxy.config import Loaded
+
+ENVIRON = {
+    "THG_CLIENT_ID": "id",
+    "THG_CLIENT_SECRET": "s3cr3t",
+    "THG_PROXY__OAUTH__TOKEN_URL": "https://idp.example/token",
+}
+
+
+@click.command()
+@click.option("--word")
+@with_configuration
+def tell(loaded: Loaded, word: str) -> None:
+    click.echo(f"{word} {loaded.origin} {loaded.settings.log.level} {loaded.settings.log.access}")
+
+
+def test_given(tmp_path: Path) -> None:
+    """-c names the file and each --set one value; the command's own options stay as they are."""
+    path = tmp_path / "thg.yaml"
+    path.write_text("log: {level: debug, access: off}")
+    for option in ("-c", "--config"):
+        result = CliRunner().invoke(tell, [option, str(path), "--set", "log.access=all", "--word", "w"], env=ENVIRON)
+        assert (result.exit_code, result.output) == (0, f"w {path} debug all\n")
+
+
+def test_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes go to stderr, a line each, and do not keep the command from its work."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(tell, ["--set", "workers=2"], env=ENVIRON)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("note: workers: has no effect in this version")
+    assert result.stdout == "None defaults info errors\n"
+
+
+def test_version() -> None:
+    """--version prints the one version."""
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.output == f"thg-proxy, version {__version__}\n"
+
+
+def test_bad_configuration_of_run(tmp_path: Path) -> None:
+    """`run` ends with 2 and the problems before anything is bound (R165)."""
+    result = CliRunner().invoke(main, ["run", "-c", str(tmp_path / "nowhere.yaml")])
+    assert (result.exit_code, result.stderr) == (2, f"{tmp_path}/nowhere.yaml: there is no such file\n")
+
+
+def test_wait_is_light() -> None:
+    """`wait`, which a health check starts every few seconds, loads neither the configuration nor the engine."""
+    program = "import sys; from proxy.cli import main; main.get_command(None, 'wait'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "proxy.cli.wait" in loaded
+    assert not {"yaml", "aiohttp", "authlib", "uvloop", "proxy.config"}.intersection(loaded)

@@ -1,0 +1,289 @@
+"""Requests as aiohttp's C parser hands them over, and what is sent upstream for them."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+
+from proxy.admission import Admission, OutboundRequest, request_id
+from proxy.errors import (
+    BadRequest,
+    BadTarget,
+    BodyTooLarge,
+    ExpectationFailed,
+    HeaderTooLarge,
+    HostNotAllowed,
+    LoopDetected,
+    MethodNotSupported,
+)
+from proxy.settings import Limits, Listen, Policy, Settings, Size, Upstream, UpstreamHeaders
+
+TOKEN = b"Authorization: Bearer token\r\n"
+MAX_HEADER_SIZE = 2048
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+class Parse:
+    """Raw bytes to the message that the data port would see."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __call__(self, raw: bytes) -> RawRequestMessage:
+        protocol = BaseProtocol(self._loop)
+        parser: Any = HttpRequestParser(protocol, self._loop, 1 << 16, max_line_size=1 << 15, max_field_size=1 << 15)
+        ((message, _),) = parser.feed_data(raw)[0]
+        assert isinstance(message, RawRequestMessage)
+        return message
+
+    def get(self, target: bytes = b"/a", *lines: bytes, host: bytes = b"localhost") -> RawRequestMessage:
+        return self.request(b"GET", target, *lines, host=host)
+
+    def request(self, method: bytes, target: bytes, *lines: bytes, host: bytes = b"localhost") -> RawRequestMessage:
+        return self(b"\r\n".join((method + b" " + target + b" HTTP/1.1", b"Host: " + host, *lines, b"", b"")))
+
+
+@pytest.fixture
+def parse(loop: asyncio.AbstractEventLoop) -> Parse:
+    return Parse(loop)
+
+
+def admission(url: str = "https://api.example", **upstream: Any) -> Admission:
+    return Admission(
+        Settings(
+            upstream=Upstream(url=url, **upstream),
+            listen=Listen(max_header_size=Size(MAX_HEADER_SIZE)),
+            limits=Limits(max_body=Size(1000)),
+            policy=Policy(allowed_hosts=("localhost", "[::1]")),
+        )
+    )
+
+
+def outbound(message: RawRequestMessage, url: str = "https://api.example", **upstream: Any) -> OutboundRequest:
+    admits = admission(url, **upstream)
+    has_body = message.chunked or int(message.headers.get("Content-Length", "0")) > 0
+    return admits.outbound(admits.admit(message), TOKEN, has_body=has_body)
+
+
+def test_the_request_that_is_sent(parse: Parse) -> None:
+    """The whole head, byte for byte: our Host, the client's fields, Via, framing, the credential (R37, R50, R65)."""
+    message = parse.request(b"POST", b"/a%2Fb?c=%zz", b"X-A:  caf\xe9 ", b"content-LENGTH: 3", b"Authorization: Basic E2")
+    assert outbound(message) == OutboundRequest(
+        head=b"POST /a%2Fb?c=%zz HTTP/1.1\r\nHost: api.example\r\nX-A: caf\xe9\r\nVia: 1.1 thg-proxy\r\n"
+        b"Content-Length: 3\r\nAuthorization: Bearer token\r\n\r\n",
+        has_body=True,
+        chunked=False,
+        bodiless_response=False,
+        expects_continue=False,
+        max_body=1000,
+    )
+
+
+@pytest.mark.parametrize(
+    "url, line",
+    [
+        ("https://api.example", b"GET /a HTTP/1.1\r\nHost: api.example\r\n"),
+        ("https://api.example/", b"GET /a HTTP/1.1\r\nHost: api.example\r\n"),
+        ("https://api.example:8443/v1/", b"GET /v1/a HTTP/1.1\r\nHost: api.example:8443\r\n"),
+        ("http://[::1]:8080/v1/x", b"GET /v1/x/a HTTP/1.1\r\nHost: [::1]:8080\r\n"),
+    ],
+)
+def test_the_origin_comes_from_the_configuration(parse: Parse, url: str, line: bytes) -> None:
+    """Host and base path are those of `upstream.url`, whatever the client says (R32, R37)."""
+    for target in (b"/a", b"http://localhost:9/a"):
+        assert outbound(parse.get(target), url).head.startswith(line)
+
+
+def test_the_version_is_our_own(parse: Parse) -> None:
+    """An HTTP/1.0 request goes on as HTTP/1.1, and Via says how it came (R50, R51)."""
+    head = outbound(parse(b"GET /a HTTP/1.0\r\nHost: localhost\r\n\r\n")).head
+    assert head.startswith(b"GET /a HTTP/1.1\r\n")
+    assert b"\r\nVia: 1.0 thg-proxy\r\n" in head
+
+
+def test_http_10_without_host(parse: Parse) -> None:
+    """Only HTTP/1.0 has requests without Host, and they are served (R19)."""
+    assert outbound(parse(b"GET /a HTTP/1.0\r\n\r\n")).head.startswith(b"GET /a HTTP/1.1\r\nHost: api.example\r\n")
+
+
+def test_configured_headers(parse: Parse) -> None:
+    """`upstream.headers` and `upstream.via` shape what is sent."""
+    message = parse.get(b"/a", b"X-Tenant: evil", b"X-Debug: 1")
+    headers = UpstreamHeaders(set={"X-Tenant": "ours"}, remove=("X-Debug",))
+    assert outbound(message, headers=headers, via=False).head == (
+        b"GET /a HTTP/1.1\r\nHost: api.example\r\nX-Tenant: ours\r\nAuthorization: Bearer token\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize("raw", [b"GET /a HTTP/2.0\r\nHost: localhost\r\n\r\n", b"GET /a\r\n\r\n"])
+def test_other_versions(parse: Parse, raw: bytes) -> None:
+    """Neither HTTP/2 nor HTTP/0.9 is spoken here (R21)."""
+    with pytest.raises(BadRequest):
+        admission().admit(parse(raw))
+
+
+@pytest.mark.parametrize("raw", [b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_connect_and_trace(parse: Parse, raw: bytes) -> None:
+    """Neither opens a tunnel to elsewhere nor echoes our credential (R24)."""
+    with pytest.raises(MethodNotSupported):
+        admission().admit(parse(raw))
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"PROPFIND"])
+def test_other_methods_pass(parse: Parse, method: bytes) -> None:
+    """A method that is not refused is forwarded as it is."""
+    request = outbound(parse.request(method, b"/a"))
+    assert request.head.startswith(method + b" /a HTTP/1.1\r\n")
+    assert request.bodiless_response is (method == b"HEAD")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"evil.example", b"localhost@evil.example", b"localhost/evil", b"local host", b"localhost:99999999", b"", b"::1"],
+)
+def test_foreign_host(parse: Parse, host: bytes) -> None:
+    """A Host that is not exactly one of `policy.allowed_hosts` is refused (R19, R134)."""
+    with pytest.raises(HostNotAllowed):
+        admission().admit(parse.get(host=host))
+
+
+@pytest.mark.parametrize("target", [b"http://evil.example/a", b"http://a@localhost/a", b"http://localhost@evil.example/"])
+def test_foreign_authority(parse: Parse, target: bytes) -> None:
+    """An absolute form speaks for its own authority, whatever Host says (R33)."""
+    with pytest.raises(HostNotAllowed):
+        admission().admit(parse.get(target))
+
+
+def test_host_beside_an_absolute_form(parse: Parse) -> None:
+    """With our own authority in the target, Host is ignored (R33, RFC 9112 §3.2.2)."""
+    head = outbound(parse.get(b"http://localhost:8080/a", host=b"evil.example")).head
+    assert head.startswith(b"GET /a HTTP/1.1\r\nHost: api.example\r\n")
+    assert b"evil" not in head
+
+
+def test_bad_target(parse: Parse) -> None:
+    """A fragment, or a way out of the base path, is refused (R20, R35)."""
+    with pytest.raises(BadTarget):
+        admission().admit(parse.get(b"/a#f"))
+    with pytest.raises(BadTarget):
+        admission("https://api.example/v1").admit(parse.get(b"/%2e%2e/admin"))
+
+
+@pytest.mark.parametrize("expect", [b"Expect: 200-ok", b"Expect: 100-continue, x", b"Expect: x\r\nExpect: 100-continue"])
+def test_unknown_expectation(parse: Parse, expect: bytes) -> None:
+    """Only 100-continue can be met (R28)."""
+    with pytest.raises(ExpectationFailed):
+        admission().admit(parse.request(b"POST", b"/a", expect, b"Content-Length: 3"))
+
+
+@pytest.mark.parametrize(
+    "raw, expects",
+    [
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n", True),
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n", True),
+        (b"GET /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n", False),
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", False),
+        (b"POST /a HTTP/1.0\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", False),
+    ],
+)
+def test_expectation_is_passed_on(parse: Parse, raw: bytes, expects: bool) -> None:
+    """The upstream is asked before the client sends, where there is a body and the client knows 100 (R28)."""
+    request = outbound(parse(raw))
+    assert request.expects_continue is expects
+    assert (b"\r\nExpect: 100-continue\r\n" in request.head) is expects
+
+
+@pytest.mark.parametrize(
+    "lines, framing",
+    [
+        ([], b""),
+        ([b"Content-Length: 0"], b"Content-Length: 0\r\n"),
+        ([b"Content-Length: 007"], b"Content-Length: 7\r\n"),
+        ([b"Transfer-Encoding: Chunked"], b"Transfer-Encoding: chunked\r\n"),
+    ],
+)
+def test_framing_is_written_anew(parse: Parse, lines: list[bytes], framing: bytes) -> None:
+    """Exactly one framing field goes upstream, in its canonical form (R8, R48, R56)."""
+    request = outbound(parse.request(b"POST", b"/a", *lines))
+    assert b"Via: 1.1 thg-proxy\r\n" + framing + b"Authorization: " in request.head
+    assert request.chunked is (b"chunked" in framing)
+    assert request.has_body is (framing not in (b"", b"Content-Length: 0\r\n"))
+
+
+def test_a_coding_below_the_chunks(parse: Parse) -> None:
+    """`gzip, chunked` would lose its gzip on the way (R2, RFC 9112 §6.1)."""
+    with pytest.raises(BadRequest):
+        admission().admit(parse.request(b"POST", b"/a", b"Transfer-Encoding: gzip, chunked"))
+
+
+@pytest.mark.parametrize("length, refused", [(b"1000", False), (b"1001", True), (b"9999999999999999999", True)])
+def test_announced_size(parse: Parse, length: bytes, refused: bool) -> None:
+    """A body that says that it is too large is refused before it is sent (R7)."""
+    message = parse.request(b"POST", b"/a", b"Content-Length: " + length)
+    if refused:
+        with pytest.raises(BodyTooLarge):
+            admission().admit(message)
+    else:
+        assert outbound(message).has_body
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"X-A: " + b"a" * MAX_HEADER_SIZE],
+        [b"X-%d: %b" % (number, b"a" * 200) for number in range(20)],
+        [b"Cookie: %b" % (b"a" * 200) for _ in range(20)],
+        [b"X-Forwarded-%d: %b" % (number, b"a" * 200) for number in range(20)],
+    ],
+)
+def test_large_header(parse: Parse, lines: list[bytes]) -> None:
+    """A header is too large as a whole, whether or not its fields would be forwarded (R25)."""
+    with pytest.raises(HeaderTooLarge):
+        admission().admit(parse.get(b"/a", *lines))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Via: 1.1 thg-proxy"],
+        [b"Via: 1.1 a", b"via: 1.0 b, 1.1 thg-proxy"],
+        [b"Connection: Via", b"Via: 1.1 thg-proxy"],
+    ],
+)
+def test_loop(parse: Parse, lines: list[bytes]) -> None:
+    """A request that has been here before is refused, and can't hide that in `Connection` (R42, R47)."""
+    with pytest.raises(LoopDetected):
+        admission().admit(parse.get(b"/a", *lines))
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (b"0af7651916cd43dd8448eb211c80319c", "0af7651916cd43dd8448eb211c80319c"),
+        (b"a/b+c=.~_-", "a/b+c=.~_-"),
+        (b"a" * 128, "a" * 128),
+        (b"a" * 129, ""),
+        (b"a b", ""),
+        (b"a\tb", ""),
+        (b'"><script>', ""),
+        (b"caf\xe9", ""),
+        (b"", ""),
+    ],
+)
+def test_request_id(parse: Parse, value: bytes, expected: str) -> None:
+    """The client's id is kept if it is harmless in a log and a header; else one is made."""
+    assert request_id(parse.get(b"/a", b"X-Request-Id: " + value)) == expected
+
+
+def test_no_request_id(parse: Parse) -> None:
+    """None is made up before it is needed."""
+    assert request_id(parse.get()) == ""
