@@ -12,8 +12,24 @@ from urllib.parse import urlsplit
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
-from proxy.core.headers import MessageFields, RequestRules, names_us, request_head
-from proxy.core.policy import host_allowed, host_names
+from proxy.core.headers import (
+    BROWSER_GRANTS,
+    MessageFields,
+    RequestRules,
+    ResponseRules,
+    names_us,
+    request_head,
+)
+from proxy.core.policy import (
+    BROWSER_FIELDS,
+    PathRule,
+    check_browser,
+    check_header,
+    check_path,
+    host_allowed,
+    host_names,
+    is_host,
+)
 from proxy.core.target import Target, join_base, parse_target
 from proxy.errors import (
     BadRequest,
@@ -33,13 +49,17 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
-    """A request as it goes upstream; `head` is complete, with its empty line."""
+    """A request as it goes upstream; `head` is complete, with its empty line. `token` is the credential in it."""
 
+    method: str
     head: bytes
+    token: bytes
+    response_rules: ResponseRules
     has_body: bool
     chunked: bool
     bodiless_response: bool
     expects_continue: bool
+    opens_tunnel: bool
     max_body: int | None
 
 
@@ -55,18 +75,32 @@ class Admission:
     """The rules of one configuration, prepared."""
 
     def __init__(self, settings: Settings) -> None:
-        upstream = settings.upstream
+        upstream, policy = settings.upstream, settings.policy
         url = urlsplit(upstream.url)
+        required = policy.require_header
+        self._required = None if required is None else (required.name.lower().encode(), required.value.encode())
         self._rules = RequestRules(
-            url.netloc.encode(), via=upstream.via, added=upstream.headers.set, removed=upstream.headers.remove
+            url.netloc.encode(),
+            via=upstream.via,
+            added=upstream.headers.set,
+            removed=upstream.headers.remove,
+            noted=BROWSER_FIELDS,
+            withheld=[self._required[0]] if self._required else [],
         )
         self._base_path = url.path.rstrip("/").encode()
-        self._allowed_hosts = host_names(settings.policy.allowed_hosts)
+        self._allowed_hosts = host_names(policy.allowed_hosts)
+        origins = () if policy.browsers == "refuse" else policy.browsers.allow_origins
+        self._allowed_origins = frozenset(origin.encode() for origin in origins)
+        self._path_rules = (
+            None if policy.allow == "all" else tuple(PathRule.parse(rule.methods, rule.path) for rule in policy.allow)
+        )
+        self._for_programs = ResponseRules(BROWSER_GRANTS if settings.listen.address.is_loopback else ())
+        self._for_allowed_origins = ResponseRules()
         self._max_header_size = settings.listen.max_header_size
         self._max_body = settings.limits.max_body
 
     def admit(self, message: RawRequestMessage) -> Admitted:
-        """Raises RequestError, or LoopDetected."""
+        """Raises RequestError, or LoopDetected. What needs no knowledge of the request comes first."""
         if message.version not in (HttpVersion11, HttpVersion10):
             raise BadRequest("The HTTP version must be 1.0 or 1.1.")
         if message.method in _UNSUPPORTED_METHODS:
@@ -74,16 +108,24 @@ class Admission:
         target = parse_target(message.method, message.path)
         fields = self._rules.read(message.raw_headers)
         self._check_host(target, fields)
+        if not BROWSER_FIELDS.isdisjoint(fields.noted):
+            check_browser(fields.noted, self._allowed_origins)
+        if self._required is not None:
+            name, value = self._required
+            check_header(fields.noted.get(name), value)
+        upstream_target = join_base(self._base_path, target.origin_form)
+        if self._path_rules is not None:
+            check_path(self._path_rules, message.method, upstream_target)
         self._check_framing(message, fields)
         if b"via" in fields.noted and names_us(fields.noted[b"via"]):
             raise LoopDetected
-        return Admitted(message, fields, join_base(self._base_path, target.origin_form))
+        return Admitted(message, fields, upstream_target)
 
     def _check_host(self, target: Target, fields: MessageFields) -> None:
         host = fields.noted.get(b"host") if target.authority is None else target.authority
         # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
         if host is not None and not host_allowed(host, self._allowed_hosts):
-            raise HostNotAllowed
+            raise HostNotAllowed if is_host(host) else BadRequest("The Host of the request is not a host.")
 
     def _check_framing(self, message: RawRequestMessage, fields: MessageFields) -> None:
         noted = fields.noted
@@ -109,6 +151,9 @@ class Admission:
             framing = b"Content-Length: %d\r\n" % int(fields.noted[b"content-length"])
         if expects_continue:
             framing += b"Expect: 100-continue\r\n"
+        opens_tunnel = _opens_tunnel(message, fields)
+        if opens_tunnel:
+            framing += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
         head = request_head(
             message.method,
             target,
@@ -119,13 +164,27 @@ class Admission:
             authorization=authorization,
         )
         return OutboundRequest(
+            method=message.method,
             head=head,
+            token=authorization.split()[-1],
+            response_rules=self._for_allowed_origins if b"origin" in fields.noted else self._for_programs,
             has_body=has_body or message.chunked,
             chunked=message.chunked,
             bodiless_response=message.method == "HEAD",
             expects_continue=expects_continue,
+            opens_tunnel=opens_tunnel,
             max_body=self._max_body,
         )
+
+
+def _opens_tunnel(message: RawRequestMessage, fields: MessageFields) -> bool:
+    """A WebSocket handshake (RFC 6455 §4.1). Any other upgrade, h2c above all, would leave our rules behind."""
+    return bool(
+        message.upgrade
+        and message.method == "GET"
+        and fields.noted.get(b"upgrade", b"").lower() == b"websocket"
+        and message.version == HttpVersion11
+    )
 
 
 def request_id(message: RawRequestMessage) -> str:

@@ -176,7 +176,7 @@ class HeaderTooLarge(RequestError):
 
 
 class Unavailable(ProxyError):
-    """This proxy can't serve the request now. `retry_after`: whole seconds until another try is worth it, at least 1."""
+    """This proxy can't serve the request now. `retry_after`: whole seconds until another try is worth it."""
 
     status = 503
 
@@ -195,7 +195,7 @@ class TokenUnavailable(Unavailable):
 class ClientRejected(Unavailable):
     code = "client_rejected"
     title = "Client rejected by the identity provider"
-    hint = "The identity provider refused the client or its request. An operator must look at the log of the proxy."
+    hint = "The identity provider refused the client or its request. The proxy's log tells an operator more."
     proxy_status = "destination_unavailable"
 
 

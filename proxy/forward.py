@@ -1,30 +1,41 @@
 """One exchange: send the request, relay the response, end both sides cleanly whatever happens in between.
 
-Knows nothing of tokens or policy: it gets a finished head and two connections.
+Knows nothing of tokens or policy: it gets finished requests and two connections.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from email.utils import formatdate
 from time import perf_counter
 from typing import Protocol
 
 from proxy.admission import OutboundRequest
 from proxy.core.headers import response_head
-from proxy.errors import BodyTooLarge, ProxyError
+from proxy.core.replay import after_lost_connection, asks_for_another_token
+from proxy.errors import BodyTooLarge, ProxyError, UpstreamIncomplete
 from proxy.record import RequestRecord
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
+from proxy.upstream.tunnel import TunnelClient, tunnel
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # RFC 9110 §10.1.1: a client that waits for 100 should not wait for ever; an upstream that never sends it gets the body.
 CONTINUE_PATIENCE = 1.0
 
 _LAST_CHUNK = b"0\r\n\r\n"
-_NO_CONTENT, _NOT_MODIFIED = 204, 304
+_SWITCHING_PROTOCOLS, _NO_CONTENT, _NOT_MODIFIED = 101, 204, 304
+_SWITCHED = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+# RFC 9209 §2.1.4
+_REPLAYED = b"Proxy-Status: thg-proxy; received-status=401\r\n"
+
+# Called when the upstream has refused the token: the same request with another one, or None if there is none to try.
+# The argument says whether the request could be sent again at all.
+Renew = Callable[[bool], Awaitable[OutboundRequest | None]]
 
 
-class Client(Protocol):
-    """What `forward` needs of the client's connection."""
+class Client(TunnelClient, Protocol):
+    """What an exchange needs of the client's connection."""
 
     http_11: bool
     persistent: bool  # RFC 9112 §9.3; cleared where the connection can't go on after this exchange
@@ -35,144 +46,252 @@ class Client(Protocol):
     async def read_body(self) -> bytes:
         """The next piece, empty at the end. Raises RequestError."""
 
-    def write(self, data: bytes) -> None: ...
-
     async def drain(self) -> None:
         """Waits until the client takes more; ends the connection of one that takes nothing."""
 
 
-async def forward(request: OutboundRequest, client: Client, pool: UpstreamPool, record: RequestRecord) -> None:
-    """Relays one request and its response.
+class _Body:
+    """The request's body: read once, counted, and kept up to `keep` bytes, so that it can be sent again."""
 
-    Raises ProxyError. If `record.status` is set by then, the response has begun, and the client's connection must be
-    aborted; else a problem document can still be sent.
+    def __init__(self, request: OutboundRequest, client: Client, record: RequestRecord, keep: int) -> None:
+        self._client = client
+        self._record = record
+        self._keep = keep
+        self._limit = request.max_body
+        self._pieces: list[bytes] | None = []
+        self._whole = not request.has_body
+
+    @property
+    def kept(self) -> bytes | None:
+        """The whole body, if it has been read and was small enough to keep."""
+        return b"".join(self._pieces) if self._whole and self._pieces is not None else None
+
+    def at_once(self) -> bytes | None:
+        """The whole body, if it is here already; else None."""
+        if self._whole:
+            return self.kept
+        data = self._client.body_arrived()
+        if data is not None:
+            self._add(data)
+            self._whole = True
+        return data
+
+    async def read(self) -> bytes:
+        """The next piece, empty at the end. Raises RequestError."""
+        piece = await self._client.read_body()
+        if piece:
+            self._add(piece)
+        else:
+            self._whole = True
+        return piece
+
+    def _add(self, piece: bytes) -> None:
+        self._record.bytes_in += len(piece)
+        if self._limit is not None and self._record.bytes_in > self._limit:
+            raise BodyTooLarge
+        if self._pieces is not None:
+            self._pieces.append(piece)
+            if self._record.bytes_in > self._keep:
+                self._pieces = None
+
+
+class Exchange:
+    """One request of `client`, and its response.
+
+    `keep`: bytes of a body that are kept for a second sending. `renew` is asked once, when the token was refused.
     """
-    connection = pool.take_idle()
-    if connection is None:
-        began = perf_counter()
-        connection = await pool.acquire()
-        record.connect = perf_counter() - began
-    upload: asyncio.Task[None] | None = None
-    sent = perf_counter()
-    try:
-        if _send_at_once(request, client, connection, record):
+
+    def __init__(
+        self,
+        request: OutboundRequest,
+        client: Client,
+        pool: UpstreamPool,
+        record: RequestRecord,
+        *,
+        keep: int,
+        renew: Renew,
+    ) -> None:
+        self._request = request
+        self._client = client
+        self._pool = pool
+        self._record = record
+        self._renew = renew
+        self._body = _Body(request, client, record, keep)
+        self._upload: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Relays the request and its response.
+
+        Raises ProxyError. If `record.status` is set by then, the response has begun, and the client's connection must
+        be aborted; else a problem document can still be sent.
+        """
+        while not await self._attempt():
             pass
-        elif not request.expects_continue or await _go_ahead(client, connection):
-            upload = asyncio.get_running_loop().create_task(_upload(request, client, connection, record))
-        while not connection.head_done:
-            await connection.wait()
-        record.ttfb = perf_counter() - sent
-        await _relay(request, client, connection, record)
-    finally:
-        if upload is not None and not upload.done():
-            upload.cancel()
+
+    async def _attempt(self) -> bool:
+        """Sends the request and relays the response; False if it is to be sent again instead."""
+        connection = self._pool.take_idle()
+        reused = connection is not None
+        if connection is None:
+            began = perf_counter()
+            connection = await self._pool.acquire()
+            self._record.connect = perf_counter() - began
+        try:
+            try:
+                await self._send(connection)
+            except UpstreamIncomplete:
+                if self._may_use_another(connection, reused=reused):
+                    return False
+                raise
+            if await self._has_another_token(connection):
+                return False
+            await self._relay(connection)
+        finally:
+            self._leave(connection)
+        return True
+
+    def _may_use_another(self, connection: UpstreamConnection, *, reused: bool) -> bool:
+        body_kept = self._body.kept is not None
+        return after_lost_connection(
+            self._request.method, reused=reused, answered=connection.answered, body_kept=body_kept
+        )
+
+    async def _has_another_token(self, connection: UpstreamConnection) -> bool:
+        challenge = connection.fields.noted.get(b"www-authenticate", b"")
+        if self._record.replayed or not asks_for_another_token(connection.status, challenge):
+            return False
+        replayable = self._body.kept is not None
+        renewed = await self._renew(replayable)
+        if renewed is None or not replayable:
+            return False
+        self._request = renewed
+        self._record.replayed = True
+        return True
+
+    def _leave(self, connection: UpstreamConnection) -> None:
+        if self._upload is not None and not self._upload.done():
+            self._upload.cancel()
         if connection.complete and connection.request_sent:
-            pool.release(connection)
+            self._pool.release(connection)
         else:
             # RFC 9112 §9.3: what is left of the request's body would be read as the next request.
             connection.abort()
 
+    # The request.
 
-def _send_at_once(
-    request: OutboundRequest, client: Client, connection: UpstreamConnection, record: RequestRecord
-) -> bool:
-    """Sends head and body in one write if the body is there; otherwise the head alone, and returns False."""
-    if not request.has_body:
-        connection.start(request.head, bodiless=request.bodiless_response, finished=True)
-        return True
-    body = None if request.expects_continue else client.body_arrived()
-    if body is None:
-        connection.start(request.head, bodiless=request.bodiless_response, finished=False)
-        return False
-    _check_size(len(body), request)
-    record.bytes_in = len(body)
-    if request.chunked:
-        body = _chunk(body) + _LAST_CHUNK
-    connection.start(request.head + body, bodiless=request.bodiless_response, finished=True)
-    return True
-
-
-async def _go_ahead(client: Client, connection: UpstreamConnection) -> bool:
-    """Asks the client for its body, unless the upstream has answered without wanting it (RFC 9110 §10.1.1)."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(CONTINUE_PATIENCE):
-            while not (connection.continued or connection.head_done):
-                await connection.wait()
-    if connection.head_done:
-        return False
-    client.write(CONTINUE)
-    return True
-
-
-async def _upload(
-    request: OutboundRequest, client: Client, connection: UpstreamConnection, record: RequestRecord
-) -> None:
-    try:
-        while piece := await client.read_body():
-            record.bytes_in += len(piece)
-            _check_size(record.bytes_in, request)
-            connection.send(_chunk(piece) if request.chunked else piece)
-            await connection.drain()
-        connection.finish(_LAST_CHUNK if request.chunked else b"")
-    except ProxyError as error:
-        connection.fail(error)
-
-
-def _check_size(size: int, request: OutboundRequest) -> None:
-    if request.max_body is not None and size > request.max_body:
-        raise BodyTooLarge
-
-
-async def _relay(
-    request: OutboundRequest, client: Client, connection: UpstreamConnection, record: RequestRecord
-) -> None:
-    chunked = _reframes_as_chunked(request, client, connection)
-    if not connection.request_sent:
-        # The response came before the whole request: the rest of it is not wanted (RFC 9112 §9.3).
-        client.persistent = False
-    out = response_head(
-        connection.status, connection.reason, connection.fields.lines, _framing(client, connection, chunked=chunked)
-    )
-    record.status = connection.status
-    while True:
-        data = connection.take()
-        complete = connection.complete
-        if data:
-            record.bytes_out += len(data)
-            out += _chunk(data) if chunked else data
-        if complete and chunked:
-            out += _LAST_CHUNK
-        if out:
-            client.write(out)
-            out = b""
-        if complete:
-            return
-        await client.drain()
-        if not connection.has_news:
+    async def _send(self, connection: UpstreamConnection) -> None:
+        """Until the head of the response is there."""
+        sent = perf_counter()
+        request = self._request
+        # A client that asks first has sent nothing yet, and what it sends is asked for.
+        body = None if request.expects_continue and not self._record.replayed else self._body.at_once()
+        if body is not None:
+            connection.start(request, _framed(body, request), finished=True)
+        else:
+            connection.start(request, b"", finished=False)
+            if not request.expects_continue or await self._go_ahead(connection):
+                self._upload = asyncio.get_running_loop().create_task(self._send_body(connection))
+        while not connection.head_done:
             await connection.wait()
+        self._record.ttfb = perf_counter() - sent
+
+    async def _go_ahead(self, connection: UpstreamConnection) -> bool:
+        """Asks the client for its body, unless the upstream has answered without wanting it (RFC 9110 §10.1.1)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONTINUE_PATIENCE):
+                while not (connection.continued or connection.head_done):
+                    await connection.wait()
+        if connection.head_done:
+            return False
+        self._client.write(CONTINUE)
+        return True
+
+    async def _send_body(self, connection: UpstreamConnection) -> None:
+        chunked = self._request.chunked
+        try:
+            while piece := await self._body.read():
+                connection.send(_chunk(piece) if chunked else piece)
+                await connection.drain()
+            connection.finish(_LAST_CHUNK if chunked else b"")
+        except ProxyError as error:
+            connection.fail(error)
+
+    # The response.
+
+    async def _relay(self, connection: UpstreamConnection) -> None:
+        client, record = self._client, self._record
+        if connection.status == _SWITCHING_PROTOCOLS:
+            await self._tunnel(connection)
+            return
+        chunked = self._reframes_as_chunked(connection)
+        if not connection.request_sent:
+            # The response came before the whole request: the rest of it is not wanted (RFC 9112 §9.3).
+            client.persistent = False
+        out = self._head(connection, _date(connection) + self._framing(connection, chunked=chunked))
+        record.status = connection.status
+        while True:
+            data = connection.take()
+            complete = connection.complete
+            if data:
+                record.bytes_out += len(data)
+                out += _chunk(data) if chunked else data
+            if complete and chunked:
+                out += _LAST_CHUNK
+            if out:
+                client.write(out)
+                out = b""
+            if complete:
+                return
+            await client.drain()
+            if not connection.has_news:
+                await connection.wait()
+
+    async def _tunnel(self, connection: UpstreamConnection) -> None:
+        self._client.write(self._head(connection, _SWITCHED))
+        self._record.status = connection.status
+        self._client.persistent = False
+        await tunnel(self._client, connection)
+
+    def _head(self, connection: UpstreamConnection, added: bytes) -> bytes:
+        lines = _without_token(connection.fields.lines, self._request.token)
+        if self._record.replayed:
+            added = _REPLAYED + added
+        return response_head(connection.status, connection.reason, lines, added)
+
+    def _reframes_as_chunked(self, connection: UpstreamConnection) -> bool:
+        """Is the length unknown, and the client able to read chunks? HTTP/1.0 reads to the end of the connection."""
+        bodiless = self._request.bodiless_response or connection.status in (_NO_CONTENT, _NOT_MODIFIED)
+        if bodiless or connection.length is not None:
+            return False
+        if not self._client.http_11:
+            self._client.persistent = False
+        return self._client.http_11
+
+    def _framing(self, connection: UpstreamConnection, *, chunked: bool) -> bytes:
+        client = self._client
+        lines = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+        # RFC 9110 §8.6: kept for HEAD and 304, where it tells of another response; forbidden in a 204.
+        if connection.length is not None and connection.status != _NO_CONTENT:
+            lines = b"Content-Length: %d\r\n" % connection.length
+        if not client.persistent:
+            return lines + b"Connection: close\r\n"
+        return lines if client.http_11 else lines + b"Connection: keep-alive\r\n"
 
 
-def _reframes_as_chunked(request: OutboundRequest, client: Client, connection: UpstreamConnection) -> bool:
-    """Is the length unknown, and the client able to read chunks? HTTP/1.0 clients read to the end of the connection."""
-    if connection.length is not None or not _may_have_body(request, connection):
-        return False
-    if not client.http_11:
-        client.persistent = False
-    return client.http_11
+def _without_token(lines: list[bytes], token: bytes) -> list[bytes]:
+    """An upstream that echoes the credential must not give it to the client (R69)."""
+    if token not in b"".join(lines):
+        return lines
+    return [line for line in lines if token not in line]
 
 
-def _may_have_body(request: OutboundRequest, connection: UpstreamConnection) -> bool:
-    return not request.bodiless_response and connection.status not in (_NO_CONTENT, _NOT_MODIFIED)
+def _date(connection: UpstreamConnection) -> bytes:
+    """RFC 9110 §6.6.1: a gateway with a clock adds the field where the origin left it out."""
+    return b"" if b"date" in connection.fields.noted else b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
-def _framing(client: Client, connection: UpstreamConnection, *, chunked: bool) -> bytes:
-    lines = b"Transfer-Encoding: chunked\r\n" if chunked else b""
-    # RFC 9110 §8.6: kept for HEAD and 304, where it tells of another response; forbidden in a 204.
-    if connection.length is not None and connection.status != _NO_CONTENT:
-        lines = b"Content-Length: %d\r\n" % connection.length
-    if not client.persistent:
-        return lines + b"Connection: close\r\n"
-    return lines if client.http_11 else lines + b"Connection: keep-alive\r\n"
+def _framed(body: bytes, request: OutboundRequest) -> bytes:
+    return _chunk(body) + _LAST_CHUNK if request.chunked else body
 
 
 def _chunk(data: bytes) -> bytes:

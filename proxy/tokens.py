@@ -70,7 +70,8 @@ class TokenStatus:
     """What operators see; all times are Unix seconds.
 
     `last_error` (a value of the metric's label `result`) and `retry_after` (seconds) are None unless the last token
-    request failed. `scope`: the granted one. `verification`: off, warn or require, as it is in force.
+    request failed; `last_error_at` stays. `scope`: the one that the provider names. `verification`: off, warn or
+    require, as it is in force.
     """
 
     state: str
@@ -392,6 +393,7 @@ class Verifier:
                 if delay and self._clock.monotonic() + delay > gives_up_at:
                     raise
                 if attempt == 1:
+                    # A newer key set did not help.
                     self._log.warning("token_waits_for_its_key", reason=exc.detail, jwks=self._error or "ok")
             else:
                 return

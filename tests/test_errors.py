@@ -5,10 +5,12 @@ import pytest
 from proxy import errors
 from proxy.errors import ConfigError, ProxyError, Stopping, TokenUnavailable, UpstreamTls
 
-# The error table of the data port: class, code, status, Proxy-Status error (RFC 9209 §2.3), outcome of the metric.
+# The errors of the data port, with the one that the admin port adds.
+# Class, code, status, Proxy-Status error (RFC 9209 §2.3), outcome of the metric.
 TABLE = [
     ("BadRequest", "bad_request", 400, "http_request_error", "client_error"),
     ("BadTarget", "bad_target", 400, "http_request_error", "client_error"),
+    ("NotFound", "not_found", 404, "http_request_error", "client_error"),
     ("RequestTimeout", "request_timeout", 408, "http_request_error", "client_error"),
     ("HostNotAllowed", "host_not_allowed", 421, "http_request_denied", "client_error"),
     ("BrowserRefused", "browser_refused", 403, "http_request_denied", "client_error"),

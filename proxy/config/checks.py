@@ -239,17 +239,19 @@ def _field(key: str, name: str, value: str = "") -> Problems:
 
 def _browsers(settings: Settings) -> Problems:
     browsers = settings.policy.browsers
-    if isinstance(browsers, AllowOrigins) and not all(map(forms.ORIGIN.fullmatch, browsers.allow_origins)):
-        yield Problem(
-            "policy.browsers.allow_origins", "must be origins such as https://app.example.com, without a path"
-        )
+    for origin in browsers.allow_origins if isinstance(browsers, AllowOrigins) else ():
+        if not (forms.ORIGIN.fullmatch(origin) and origin.islower()):
+            text = "must be origins as browsers send them: https://app.example.com, in lower case and without a path"
+            yield Problem("policy.browsers.allow_origins", text)
 
 
 def _rules(settings: Settings) -> Problems:
     rules = settings.policy.allow
     for index, rule in enumerate(() if rules == "all" else rules):
         if not forms.is_path_rule(rule.path):
-            text = "must begin with `/`; `*` stands for one whole segment, and `**` for the rest, only at the end"
+            text = (
+                "must be a plain path that begins with `/`; `*` is one whole segment, `**` the rest and only at the end"
+            )
             yield Problem(f"policy.allow[{index}].path", text)
         if not all(map(forms.METHOD.fullmatch, rule.methods)):
             yield Problem(f"policy.allow[{index}].methods", "must be methods in capitals, such as [GET, POST]")

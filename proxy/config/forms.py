@@ -72,8 +72,7 @@ def _is_plain_path(path: str) -> bool:
 
 def is_path_rule(pattern: str) -> bool:
     """`/v1/*/status`, `/v1/**`: `*` is one whole segment, `**` the rest, and only last."""
-    _root, *segments = pattern.split("/")
-    if segments[-1:] == ["**"]:
+    segments = pattern.split("/")
+    if segments[-1] == "**":
         segments.pop()
-    literal = "".join(segment for segment in segments if segment != "*")
-    return pattern.startswith("/") and not set(literal) & set("*?#")
+    return pattern.startswith("/") and _is_plain_path(pattern) and not any("*" in s for s in segments if s != "*")

@@ -63,7 +63,7 @@ def _follows(problem: Problem, earlier: Iterable[Problem]) -> bool:
 
 
 def _sentences(found: Iterable[Problem], origins: Mapping[str, str]) -> list[str]:
-    return [f"{one_line(key)}: {text}{_place(origins.get(key))}" for key, text in found]
+    return [f"{one_line(key)}: {one_line(text)}{_place(origins.get(key))}" for key, text in found]
 
 
 def _place(origin: str | None) -> str:

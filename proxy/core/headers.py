@@ -4,7 +4,7 @@ A caller who names `Authorization` in `Connection` must not make us drop the fie
 So the fields of a message are read into lines first, without all that ends here, and only then ours are appended.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 Fields = Iterable[tuple[bytes, bytes]]
@@ -31,9 +31,7 @@ HOP_BY_HOP = frozenset(
 _CLIENT_IDENTITY = frozenset({b"authorization", b"cookie", b"forwarded", b"x-real-ip"})
 _FORWARDED_PREFIX = b"x-forwarded-"
 # Read here and rebuilt by `request_head`.
-_REBUILT = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"})
-# Read here and passed on.
-_NOTED = frozenset({b"via"})
+_REBUILT = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
 # The connection options that name no field.
 _PLAIN_OPTIONS = frozenset({b"", b"close", b"keep-alive"})
@@ -62,42 +60,59 @@ class MessageFields(NamedTuple):
 
 
 class RequestRules:
-    """What `upstream.headers` and `upstream.via` say, prepared once."""
+    """What `upstream.headers` and `upstream.via` say, prepared once.
+
+    `noted`, `withheld`: names (lower case) of fields whose values somebody wants to see; the withheld end here.
+    """
 
     def __init__(
-        self, authority: bytes, *, via: bool = True, added: Mapping[str, str] | None = None, removed: Iterable[str] = ()
+        self,
+        authority: bytes,
+        *,
+        via: bool = True,
+        added: Mapping[str, str] | None = None,
+        removed: Iterable[str] = (),
+        noted: Iterable[bytes] = (),
+        withheld: Iterable[bytes] = (),
     ) -> None:
         self.via = via
         self.host = b"Host: " + authority + b"\r\n"
         self.added = b"".join(_line(name.encode(), value.encode()) for name, value in (added or {}).items())
         gone = {name.encode().lower() for name in (*removed, *(added or {}))}
         self.handling = dict.fromkeys(HOP_BY_HOP | _CLIENT_IDENTITY | gone, _DROP)
-        self.handling |= dict.fromkeys(_REBUILT, _REBUILD)
-        self.handling |= dict.fromkeys(_NOTED - gone, _NOTE)
+        noted = {b"via", *noted}
+        self.handling |= dict.fromkeys(noted - gone, _NOTE) | dict.fromkeys(noted & gone, _REBUILD)
+        self.handling |= dict.fromkeys({*_REBUILT, *withheld}, _REBUILD)
 
     def read(self, fields: Fields) -> MessageFields:
         """The client's fields without those that end here."""
-        lines: list[bytes] = []
-        noted: dict[bytes, bytes] = {}
-        handling = self.handling
-        for name, value in fields:
-            lower = name.lower()
-            special = handling.get(lower)
-            if special is None:
-                if (b"_" in lower or lower[:12] == _FORWARDED_PREFIX) and self._is_identity(lower):
-                    continue
-                lines.append(name + b": " + value + b"\r\n")
-                continue
-            if special.noted:
-                noted[lower] = noted[lower] + b"," + value if lower in noted else value
-            if special.passed:
-                lines.append(name + b": " + value + b"\r\n")
-        return MessageFields(_without_nominated(lines, noted), noted)
+        return _read(fields, self.handling, self._is_identity)
 
     def _is_identity(self, lower: bytes) -> bool:
         """CGI and WSGI read `X_Real_IP` as `X-Real-IP`, so a twin with underscores is dropped like the field itself."""
+        if b"_" not in lower:
+            return lower[:12] == _FORWARDED_PREFIX
         dashed = lower.replace(b"_", b"-")
         return dashed[:12] == _FORWARDED_PREFIX or dashed in self.handling
+
+
+def _read(
+    fields: Fields, handling: Mapping[bytes, _Handling], is_unwanted: Callable[[bytes], bool] | None = None
+) -> MessageFields:
+    lines: list[bytes] = []
+    noted: dict[bytes, bytes] = {}
+    for name, value in fields:
+        lower = name.lower()
+        special = handling.get(lower)
+        if special is None:
+            if is_unwanted is None or not is_unwanted(lower):
+                lines.append(name + b": " + value + b"\r\n")
+            continue
+        if special.noted:
+            noted[lower] = noted[lower] + b"," + value if lower in noted else value
+        if special.passed:
+            lines.append(name + b": " + value + b"\r\n")
+    return MessageFields(_without_nominated(lines, noted), noted)
 
 
 def _line(name: bytes, value: bytes) -> bytes:
@@ -157,22 +172,36 @@ def request_head(
     )
 
 
-_RESPONSE_HANDLING = dict.fromkeys(HOP_BY_HOP, _DROP)
-_RESPONSE_HANDLING |= dict.fromkeys((b"connection", b"content-length", b"transfer-encoding"), _REBUILD)
+# Fields by which an answer from "localhost" would speak for every program on this machine (R138): some let any page
+# read it, the others outlive it in the browser.
+BROWSER_GRANTS = frozenset(
+    {
+        b"access-control-allow-origin",
+        b"access-control-allow-credentials",
+        b"access-control-allow-methods",
+        b"access-control-allow-headers",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
+        b"access-control-allow-private-network",
+        b"alt-svc",
+        b"clear-site-data",
+        b"service-worker-allowed",
+        b"strict-transport-security",
+    }
+)
 
 
-def read_response(fields: Fields) -> MessageFields:
-    """The upstream's fields without those that end here; those that say where the message ends are noted."""
-    lines: list[bytes] = []
-    noted: dict[bytes, bytes] = {}
-    for name, value in fields:
-        lower = name.lower()
-        special = _RESPONSE_HANDLING.get(lower)
-        if special is None:
-            lines.append(name + b": " + value + b"\r\n")
-        elif special.noted:
-            noted[lower] = noted[lower] + b"," + value if lower in noted else value
-    return MessageFields(_without_nominated(lines, noted), noted)
+class ResponseRules:
+    """What becomes of the upstream's fields; `removed` are names in lower case."""
+
+    def __init__(self, removed: Iterable[bytes] = ()) -> None:
+        self._handling = dict.fromkeys((*HOP_BY_HOP, *removed), _DROP)
+        self._handling |= dict.fromkeys((b"connection", b"content-length", b"transfer-encoding"), _REBUILD)
+        self._handling |= dict.fromkeys((b"date", b"www-authenticate"), _NOTE)
+
+    def read(self, fields: Fields) -> MessageFields:
+        """The upstream's fields without those that end here; what the proxy itself must know is noted."""
+        return _read(fields, self._handling)
 
 
 def response_head(status: int, reason: bytes, lines: list[bytes], framing: bytes) -> bytes:

@@ -6,11 +6,12 @@ complete, that nothing followed, and whose sender agreed (R118).
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
-from proxy.core.headers import MessageFields, read_response
+from proxy.admission import OutboundRequest
+from proxy.core.headers import MessageFields
 from proxy.deadline import Deadline
 from proxy.errors import ProxyError, UpstreamError, UpstreamIncomplete, UpstreamProtocol, UpstreamTimeout
 from proxy.settings import Upstream
@@ -23,9 +24,18 @@ MAX_FIELDS = 256
 HIGH_WATER = 128 << 10
 
 _CONTINUE = 100
-_SWITCHING_PROTOCOLS = 101
 _MIN_STATUS, _MIN_FINAL, _MAX_STATUS = 100, 200, 599
 _NO_CONTENT, _NOT_MODIFIED = 204, 304
+
+
+class TunnelEnd(Protocol):
+    """The other side of a tunnel, as one side sees it."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -36,7 +46,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_awaits_response",
-        "_bodiless",
         "_buffered",
         "_deadline",
         "_drained",
@@ -48,10 +57,13 @@ class UpstreamConnection(asyncio.Protocol):
         "_pieces",
         "_raw_fields",
         "_reading_paused",
+        "_request",
         "_settings",
         "_transport",
+        "_tunnel",
         "_waiter",
         "_writing_paused",
+        "answered",
         "chunked",
         "closed",
         "complete",
@@ -81,15 +93,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._reading_paused = self._writing_paused = False
+        self._tunnel: TunnelEnd | None = None
         self.closed = False
         self.idle = True
 
     # One exchange, as `forward` drives it.
 
-    def start(self, data: bytes, *, bodiless: bool, finished: bool) -> None:
-        """Sends the head, and the body if `finished`. `bodiless`: the response has none, as to HEAD (RFC 9112 §6.3)."""
+    def start(self, request: OutboundRequest, body: bytes, *, finished: bool) -> None:
+        """Sends the head with `body`, framed: the whole of it if `finished`."""
         self._parser = httptools.HttpResponseParser(self)
-        self._bodiless = bodiless
+        self._request = request
         self._raw_fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._buffered = self._overhead = 0
@@ -97,11 +110,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = 0
         self.reason = b""
         self.length: int | None = None
-        self.chunked = self.head_done = self.complete = self.continued = self.reusable = False
+        self.answered = self.chunked = self.head_done = self.complete = self.continued = self.reusable = False
         self.error: ProxyError | None = None
         self.idle = False
         self.request_sent = finished
-        self._transport.write(data)
+        self._transport.write(request.head + body)
         if finished:
             self._deadline.set(self._settings.response_timeout)
         else:
@@ -138,13 +151,16 @@ class UpstreamConnection(asyncio.Protocol):
         """Waits for a head, a `100 Continue`, a piece of the body, or the end. Raises what it was failed with."""
         if self.error is not None:
             raise self.error
+        await self._news()
+        if self.error is not None:
+            raise self.error
+
+    async def _news(self) -> None:
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
-        if self.error is not None:
-            raise self.error
 
     def take(self) -> bytes:
         """The body bytes that have come since the last call, maybe none."""
@@ -168,7 +184,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline.set(self._settings.keepalive_timeout)
 
     def abort(self) -> None:
-        """Ends the connection at once, whatever is on its way. `close()` could go on reading for minutes (uvloop#471)."""
+        """Ends the connection at once. A closing one could go on reading for minutes (uvloop#471)."""
         self.closed = True
         self._deadline.close()
         if not self._transport.is_closing():
@@ -181,6 +197,28 @@ class UpstreamConnection(asyncio.Protocol):
         self.abort()
         self._wake()
 
+    # After a 101.
+
+    def open_tunnel(self, other: "TunnelEnd") -> None:
+        """From here on all that the upstream sends goes to `other`."""
+        self._tunnel = other
+        if tail := self.take():
+            other.write(tail)
+        self._transport.resume_reading()
+
+    async def wait_closed(self) -> None:
+        while not self.closed:
+            await self._news()
+
+    def write(self, data: bytes) -> None:
+        self.send(data)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
     # What the transport tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -188,21 +226,37 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline.set(self._settings.keepalive_timeout)
 
     def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.write(data)
+            return
         parser = self._parser
         if parser is None or self.complete:
             # Nobody asked: an answer to a request that was never sent must not become the next one's (R118).
             self.fail(UpstreamProtocol())
             return
+        self.answered = True
         self._overhead += len(data)
         try:
             parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # 101, which this proxy never asked for (RFC 9110 §7.8).
-            self.fail(UpstreamProtocol())
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switch(data[upgrade.args[0] :])
         except httptools.HttpParserError as exc:
             self.fail(_protocol_error(exc))
         else:
             self._progress()
+
+    def _switch(self, tail: bytes) -> None:
+        """A 101, which counts only where it was asked for (RFC 9110 §7.8). `tail`: the tunnel's first bytes."""
+        if not self._request.opens_tunnel:
+            self.fail(UpstreamProtocol())
+            return
+        self.fields = self._request.response_rules.read(self._raw_fields)
+        self.head_done = True
+        self._pieces.append(tail)
+        self._deadline.clear()
+        # What comes before the client's side is ready waits in the transport.
+        self._transport.pause_reading()
+        self._wake()
 
     def _progress(self) -> None:
         if self.complete:
@@ -237,6 +291,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_lost(self)
 
     def _judge_end(self, exc: Exception | None) -> None:
+        if self._tunnel is not None:
+            self.complete = True
+            return
         close_delimited = self.head_done and self.length is None and not self.chunked
         if close_delimited and exc is None:
             self.complete = True
@@ -245,9 +302,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
+        if self._tunnel is not None:
+            self._tunnel.pause_reading()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
+        if self._tunnel is not None:
+            self._tunnel.resume_reading()
         self._wake_writer()
 
     def _timed_out(self) -> None:
@@ -294,10 +355,10 @@ class UpstreamConnection(asyncio.Protocol):
         if sum(len(name) + len(value) for name, value in self._raw_fields) > MAX_OVERHEAD:
             raise _too_much_overhead()
         self._overhead = 0
-        self.fields: MessageFields = read_response(self._raw_fields)
+        self.fields: MessageFields = self._request.response_rules.read(self._raw_fields)
         self._read_framing(self.fields.noted, parser)
         self.head_done = True
-        if self._bodiless or status in (_NO_CONTENT, _NOT_MODIFIED):
+        if self._request.bodiless_response or status in (_NO_CONTENT, _NOT_MODIFIED):
             self._end(keep_alive=parser.should_keep_alive())
 
     def _read_framing(self, noted: dict[bytes, bytes], parser: httptools.HttpResponseParser) -> None:

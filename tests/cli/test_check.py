@@ -91,7 +91,15 @@ def test_secret_as_an_option(check: Check) -> None:
     assert CANARY not in result.output
 
 
-@pytest.mark.parametrize("arguments", [[], ["--nonsense"], ["nonsense"], ["check", "nonsense"]]])
+def test_help() -> None:
+    """--help names every command with what it does."""
+    lines = CliRunner().invoke(main, ["--help"]).stdout.splitlines()
+    commands = dict(line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :])
+    assert list(commands) == ["run", "demo", "check", "wait"]
+    assert all(commands.values())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--nonsense"], ["nonsense"], ["check", "nonsense"]])
 def test_usage(arguments: list[str]) -> None:
     """Bad usage ends with exit code 2 and a hint."""
     result = CliRunner().invoke(main, arguments)

@@ -14,7 +14,7 @@ Load = Callable[..., Loaded]
     [
         ("oauth: {store: 'file:/var/lib/thg/token'}", "oauth.store: has no effect in this version: the token is kept"),
         ("oauth: {clients: [{name: a}, {name: b}]}", "oauth.clients[1]: has no effect in this version: only the first"),
-        ("policy: {require_header: {name: a, value: b}}", "policy.require_header: has no effect in this version"),
+        ("upstream: {egress_proxy: 'http://proxy:3128'}", "upstream.egress_proxy: has no effect in this version"),
         ("tracing: {sample: 0.5}", "tracing: has no effect in this version"),
         ("workers: 2", "workers: has no effect in this version"),
     ],

@@ -109,3 +109,9 @@ def test_unknown_keys_are_cut_and_escaped(problems: Problems) -> None:
     (problem,) = problems(f'"a\\n\\e[31m{"x" * 500}": 1')
     assert problem.startswith("a\\n\\x1b[31mxxx")
     assert len(problem) < 300
+
+
+def test_names_in_problems_are_escaped(problems: Problems) -> None:
+    """The name of a source is shown, on the one line of its problem (R165)."""
+    (problem,) = problems('oauth: {clients: [{client_id: {env: "A\\nB"}}]}')
+    assert "the environment variable A\\nB is not set" in problem

@@ -9,11 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.core.headers import (
+    BROWSER_GRANTS,
     Fields,
     RequestRules,
+    ResponseRules,
     connection_options,
     names_us,
-    read_response,
     request_head,
     response_head,
 )
@@ -68,10 +69,10 @@ def sent(
     return messages.fields
 
 
-def returned(fields: Fields) -> Pairs:
+def returned(fields: Fields, removed: Iterable[bytes] = ()) -> Pairs:
     """The fields that the client reads for a response with these."""
     messages = Messages()
-    head = response_head(200, b"OK", read_response(fields).lines, b"Content-Length: 0\r\n")
+    head = response_head(200, b"OK", ResponseRules(removed).read(fields).lines, b"Content-Length: 0\r\n")
     httptools.HttpResponseParser(messages).feed_data(head)
     assert (messages.began, messages.completed) == (1, 1)
     assert messages.fields.pop() == (b"Content-Length", b"0")
@@ -145,7 +146,7 @@ def test_a_client_cannot_drop_what_we_add() -> None:
 
 def test_an_upstream_cannot_drop_the_length() -> None:
     """`Connection: Content-Length` in a response does not hide where the message ends (R47, R49)."""
-    fields = read_response([(b"Connection", b"Content-Length"), (b"Content-Length", b"5")])
+    fields = ResponseRules().read([(b"Connection", b"Content-Length"), (b"Content-Length", b"5")])
     assert (fields.lines, fields.noted[b"content-length"]) == ([], b"5")
 
 
@@ -287,9 +288,33 @@ def test_noted_fields_are_joined() -> None:
     assert noted == {b"host": b"localhost", b"expect": b"100-continue", b"via": b"1.1 a,1.1 b"}
 
 
+def test_fields_that_somebody_wants_to_see() -> None:
+    """A noted field is passed on, a withheld one ends here with its twin, whatever else is said of them (R136, R139)."""
+    rules = RequestRules(b"a", removed=["Sec-Fetch-Mode"], noted=[b"origin", b"sec-fetch-mode"], withheld=[b"x-key"])
+    fields = [(b"Origin", b"http://a"), (b"Sec-Fetch-Mode", b"cors"), (b"X-Key", b"1"), (b"X_Key", b"1"), (b"X-A", b"")]
+    assert rules.read(fields) == (
+        [b"Origin: http://a\r\n", b"X-A: \r\n"],
+        {b"origin": b"http://a", b"sec-fetch-mode": b"cors", b"x-key": b"1"},
+    )
+
+
+def test_what_a_response_may_not_say() -> None:
+    """Fields that would speak for every program on this machine can be taken out of a response, in any case (R138)."""
+    fields = [(name.title(), b"*") for name in sorted(BROWSER_GRANTS)]
+    assert returned([*fields, (b"X-A", b"1")], BROWSER_GRANTS) == [(b"X-A", b"1")]
+    assert returned(fields) == fields
+
+
+def test_the_date_is_noted() -> None:
+    """Whether the origin gave a Date is known, and it is passed on as it is (R62)."""
+    fields = ResponseRules().read([(b"Date", b"Sun, 06 Nov 1994 08:49:37 GMT")])
+    assert fields.lines == [b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"]
+    assert b"date" in fields.noted
+
+
 def test_response_framing_is_noted_and_rebuilt() -> None:
     """Length and coding of a response are for `forward` to write anew (RFC 9112 §6.3)."""
-    fields = read_response([(b"Content-Length", b"5"), (b"X-A", b"1"), (b"Transfer-Encoding", b"gzip")])
+    fields = ResponseRules().read([(b"Content-Length", b"5"), (b"X-A", b"1"), (b"Transfer-Encoding", b"gzip")])
     assert fields == ([b"X-A: 1\r\n"], {b"content-length": b"5", b"transfer-encoding": b"gzip"})
 
 

@@ -1,0 +1,632 @@
+"""The pool against real servers on loopback: what is reused, what waits, and what a failed connect is called."""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from proxy.core.headers import ResponseRules
+from proxy.demo.certificates import CertificateAuthority
+from proxy.errors import (
+    Overloaded,
+    ProxyError,
+    Stopping,
+    UpstreamError,
+    UpstreamIncomplete,
+    UpstreamProtocol,
+    UpstreamTimeout,
+    UpstreamTls,
+    UpstreamUnreachable,
+)
+from proxy.metrics import Traffic
+from proxy.settings import Duration
+from proxy.settings import Upstream as Settings
+from proxy.settings import UpstreamTls as TlsSettings
+from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.pool import UpstreamPool, tls_context
+from tests.peers import Received, Upstream, free_port, trap
+
+PATIENCE = 20  # seconds after which something that should have happened never will
+RULES = ResponseRules()
+REQUEST = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+Scene = Callable[[], Coroutine[Any, Any, None]]
+
+
+def play(scene: Scene) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await scene()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(bounded())
+
+
+@asynccontextmanager
+async def pool_to(url: str, **settings: Any) -> AsyncIterator[UpstreamPool]:
+    pool = UpstreamPool(Settings(url=url, **settings), Traffic())
+    try:
+        yield pool
+    finally:
+        pool.close()
+        await until(lambda: sum(pool.counts().values()) == 0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the loop run until a state is reached."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def exchange(connection: UpstreamConnection) -> bytes:
+    connection.start(REQUEST, RULES, bodiless=False, finished=True)
+    while not connection.complete:
+        await connection.wait()
+    return connection.take()
+
+
+def waiting(pool: UpstreamPool) -> int:
+    return len(pool._waiters)
+
+
+# Reuse.
+
+
+def test_the_newest_idle_connection_is_used_first() -> None:
+    """The connection that was used last is the least likely to be closing (R126)."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url) as pool:
+                first, second = await pool.acquire(), await pool.acquire()
+                assert pool.counts() == {"idle": 0, "active": 2}
+                for connection in (first, second):
+                    assert await exchange(connection) == b"ok"
+                    pool.release(connection)
+                assert pool.counts() == {"idle": 2, "active": 0}
+                assert await pool.acquire() is second
+                assert pool.take_idle() is first
+                assert pool.take_idle() is None
+                assert pool._traffic.connects == {"ok": 2}
+            assert upstream.connections == 2
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+    ],
+)
+def test_what_cannot_be_reused_is_closed(answer: bytes) -> None:
+    """A connection whose upstream says so, or says too much, serves no second exchange (R118)."""
+
+    async def scene() -> None:
+        with Upstream(answer) as upstream:
+            async with pool_to(upstream.url) as pool:
+                for _ in range(2):
+                    connection = await pool.acquire()
+                    assert await exchange(connection) == b"ok"
+                    pool.release(connection)
+                    await until(lambda: pool.counts() == {"idle": 0, "active": 0})
+            assert upstream.connections == 2
+
+    play(scene)
+
+
+def test_an_unsolicited_response_reaches_nobody() -> None:
+    """Bytes on an idle connection end it; the next exchange gets its own answer from another one (R118)."""
+    evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+    sockets: list[socket.socket] = []
+
+    def answer(_received: Received, sock: socket.socket) -> bool:
+        sockets.append(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        return True
+
+    async def scene() -> None:
+        with Upstream(answer) as upstream:
+            async with pool_to(upstream.url) as pool:
+                poisoned = await pool.acquire()
+                await exchange(poisoned)
+                pool.release(poisoned)
+                sockets[0].sendall(evil)
+                await until(lambda: poisoned.closed)
+                connection = await pool.acquire()
+                assert connection is not poisoned
+                assert await exchange(connection) == b"ok"
+            assert len(upstream.requests) == 2
+
+    play(scene)
+
+
+def test_a_server_that_speaks_first() -> None:
+    """A connection that brings bytes before any request is given to nobody (R118)."""
+
+    async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp.example ESMTP\r\n")
+        writer.close()
+
+    async def scene() -> None:
+        server = await asyncio.start_server(speak, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, pool_to(f"http://127.0.0.1:{port}") as pool:
+            with pytest.raises(UpstreamError):
+                assert not (await pool.acquire()).closed
+
+    play(scene)
+
+
+def test_a_connection_that_the_upstream_closed_is_not_handed_out() -> None:
+    """An idle connection that ends is forgotten (R126)."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url) as pool:
+                connection = await pool.acquire()
+                await exchange(connection)
+                pool.release(connection)
+            upstream.connections = 0
+            async with pool_to(upstream.url) as pool:
+                connection = await pool.acquire()
+                await exchange(connection)
+                pool.release(connection)
+                for sock in list(upstream._sockets):
+                    sock.shutdown(socket.SHUT_RDWR)
+                await until(lambda: pool.counts() == {"idle": 0, "active": 0})
+                assert await exchange(await pool.acquire()) == b"ok"
+            assert upstream.connections == 2
+
+    play(scene)
+
+
+def test_a_connection_that_we_closed_is_not_handed_out() -> None:
+    """Between our closing an idle connection and the loop's telling of it, it is passed over."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url) as pool:
+                connection = await pool.acquire()
+                await exchange(connection)
+                pool.release(connection)
+                connection.abort()
+                assert pool.take_idle() is None
+
+    play(scene)
+
+
+def test_an_idle_connection_is_closed_in_time() -> None:
+    """After `keepalive_timeout` an idle connection is closed, and no longer counted (R126)."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, keepalive_timeout=Duration(0.02)) as pool:
+                connection = await pool.acquire()
+                await exchange(connection)
+                pool.release(connection)
+                assert pool.counts() == {"idle": 1, "active": 0}
+                await until(lambda: pool.counts() == {"idle": 0, "active": 0})
+                assert connection.closed
+
+    play(scene)
+
+
+def test_a_response_cut_by_tls_is_not_complete(tmp_path: Path) -> None:
+    """A body without a length ends with the TLS close_notify; without it somebody may have cut it off (R122, RFC 9112 §9.8)."""
+    authority = CertificateAuthority(tmp_path)
+
+    def answer(received: Received, sock: socket.socket) -> bool:
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nok")
+        if received.target == b"/whole":
+            assert isinstance(sock, ssl.SSLSocket)
+            sock.unwrap().close()
+        return False
+
+    async def scene() -> None:
+        with Upstream(answer, authority.server_context("localhost")) as upstream:
+            async with pool_to(upstream.url, tls=TlsSettings(ca_file=str(authority.ca_file))) as pool:
+                connection = await pool.acquire()
+                connection.start(b"GET /whole HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=True)
+                while not connection.complete:
+                    await connection.wait()
+                assert connection.take() == b"ok"
+                with pytest.raises(UpstreamIncomplete):
+                    await exchange(await pool.acquire())
+
+    play(scene)
+
+
+# Limits.
+
+
+def test_who_waits_gets_what_is_released() -> None:
+    """At the limit a request waits for a connection instead of making one (F43)."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=1) as pool:
+                connection = await pool.acquire()
+                await exchange(connection)
+                waiter = asyncio.ensure_future(pool.acquire())
+                await until(lambda: waiting(pool) == 1)
+                pool.release(connection)
+                assert await waiter is connection
+            assert upstream.connections == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("how", ["abort", "release"])
+def test_who_waits_gets_the_place_of_one_that_ends(how: str) -> None:
+    """A connection that ends, or that can't be reused, leaves its place to who waits."""
+
+    async def scene() -> None:
+        with Upstream(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok") as upstream:
+            async with pool_to(upstream.url, max_connections=1) as pool:
+                connection = await pool.acquire()
+                await exchange(connection)
+                waiter = asyncio.ensure_future(pool.acquire())
+                await until(lambda: waiting(pool) == 1)
+                if how == "abort":
+                    connection.abort()
+                else:
+                    pool.release(connection)
+                assert await exchange(await waiter) == b"ok"
+            assert upstream.connections == 2
+
+    play(scene)
+
+
+def test_nobody_waits_for_ever() -> None:
+    """Where no connection becomes free in `connect_timeout`, the proxy is overloaded, not the upstream at fault (R129, F43)."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=1, connect_timeout=Duration(0.05)) as pool:
+                connection = await pool.acquire()
+                with pytest.raises(Overloaded):
+                    await pool.acquire()
+                assert (waiting(pool), pool.counts()) == (0, {"idle": 0, "active": 1})
+                assert pool._traffic.connects == {"ok": 1}
+                assert await exchange(connection) == b"ok"
+
+    play(scene)
+
+
+def test_waiters_are_served_in_their_order() -> None:
+    """Who waits longest is served first."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=1) as pool:
+                served: list[int] = []
+
+                async def use(number: int) -> None:
+                    connection = await pool.acquire()
+                    await exchange(connection)
+                    served.append(number)
+                    pool.release(connection)
+
+                connection = await pool.acquire()
+                await exchange(connection)
+                async with asyncio.TaskGroup() as group:
+                    for number in range(5):
+                        group.create_task(use(number))
+                        await until(lambda number=number: waiting(pool) == number + 1)  # type: ignore[misc]
+                    pool.release(connection)
+                assert served == [0, 1, 2, 3, 4]
+
+    play(scene)
+
+
+def test_waiters_behind_a_connect_keep_their_order() -> None:
+    """The connects of others do not send who waits longest to the end of the queue."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=1) as pool:
+                connecting = asyncio.ensure_future(pool.acquire())
+                await until(lambda: pool._connecting == 1)
+                waiters = [asyncio.ensure_future(pool.acquire()) for _ in range(3)]
+                await until(lambda: waiting(pool) == 3)
+                connection = await connecting
+                await exchange(connection)
+                for waiter in waiters:
+                    pool.release(connection)
+                    done, _ = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+                    assert waiter in done
+                    await exchange(connection)
+                    waiters = [other for other in waiters if other is not waiter]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("woken", [False, True])
+def test_who_stops_waiting_loses_nobodys_place(woken: bool) -> None:
+    """A cancelled request passes on the connection that it was about to get (R125)."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=1) as pool:
+                connection = await pool.acquire()
+                await exchange(connection)
+                first = asyncio.ensure_future(pool.acquire())
+                await until(lambda: waiting(pool) == 1)
+                second = asyncio.ensure_future(pool.acquire())
+                await until(lambda: waiting(pool) == 2)
+                if woken:
+                    pool.release(connection)
+                    first.cancel()
+                else:
+                    first.cancel()
+                    await until(lambda: waiting(pool) == 1)
+                    pool.release(connection)
+                assert await second is connection
+                assert first.cancelled()
+                assert waiting(pool) == 0
+
+    play(scene)
+
+
+def test_who_stops_connecting_leaves_the_place() -> None:
+    """A request that is cancelled in a handshake counts no longer, and its socket is closed (R125)."""
+
+    async def scene() -> None:
+        with trap() as silent:  # the kernel accepts, nobody answers
+            async with pool_to(f"https://localhost:{silent.port}", max_connections=1) as pool:
+                connecting = asyncio.ensure_future(pool.acquire())
+                await until(lambda: pool._connecting == 1)
+                waiter = asyncio.ensure_future(pool.acquire())
+                await until(lambda: waiting(pool) == 1)
+                connecting.cancel()
+                await asyncio.wait([connecting])
+                await until(lambda: pool._connecting == 1)
+                assert waiting(pool) == 0
+                waiter.cancel()
+                await asyncio.wait([waiter])
+                assert (pool._connecting, pool.counts()) == (0, {"idle": 0, "active": 0})
+
+    play(scene)
+
+
+def test_the_limit_holds_under_load() -> None:
+    """Many requests at once share the connections there may be, and all are served (F43)."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=3) as pool:
+
+                async def use() -> bytes:
+                    connection = await pool.acquire()
+                    assert sum(pool.counts().values()) <= 3
+                    body = await exchange(connection)
+                    pool.release(connection)
+                    return body
+
+                assert await asyncio.gather(*(use() for _ in range(100))) == [b"ok"] * 100
+                assert pool.counts()["active"] == 0
+            assert upstream.connections <= 3
+
+    play(scene)
+
+
+def test_closing_the_pool() -> None:
+    """A closed pool ends every connection, and whoever waits for one learns that the proxy stops."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=1) as pool:
+                connection = await pool.acquire()
+                connection.start(REQUEST[:-2], RULES, bodiless=False, finished=True)
+                waiters = [asyncio.ensure_future(pool.acquire()) for _ in range(3)]
+                await until(lambda: waiting(pool) == 3)
+                pool.close()
+                for waiter in waiters:
+                    with pytest.raises(Stopping):
+                        await waiter
+                with pytest.raises(UpstreamIncomplete):
+                    await connection.wait()
+                with pytest.raises(Stopping):
+                    await pool.acquire()
+
+    play(scene)
+
+
+# What a failed connect is called.
+
+
+def failure(url: str, **settings: Any) -> ProxyError:
+    """The error of one acquire, after which the pool is as before."""
+    found: list[ProxyError] = []
+
+    async def scene() -> None:
+        async with pool_to(url, **settings) as pool:
+            with pytest.raises(ProxyError) as caught:
+                await pool.acquire()
+            found.append(caught.value)
+            assert (pool._connecting, pool.counts()) == (0, {"idle": 0, "active": 0})
+            assert sum(pool._traffic.connects.values()) == 1
+            assert "ok" not in pool._traffic.connects
+
+    play(scene)
+    return found[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_refused(host: str) -> None:
+    """Where nobody listens, the connection is refused (R129, F25)."""
+    error = failure(f"http://{host}:{free_port()}")
+    assert (type(error), error.proxy_status) == (UpstreamUnreachable, "connection_refused")
+
+
+@pytest.mark.parametrize("host", ["nonexistent.invalid", "a..b", "a" * 64 + ".invalid"])
+def test_no_such_name(host: str) -> None:
+    """A name that does not resolve, or that could never, is an error of DNS (R129, F27)."""
+    error = failure(f"http://{host}")
+    assert (type(error), error.proxy_status) == (UpstreamUnreachable, "dns_error")
+
+
+def test_no_answer_to_the_handshake() -> None:
+    """A peer that never answers the handshake is given up after `connect_timeout` (R129, F26)."""
+    with trap() as silent:
+        error = failure(f"https://localhost:{silent.port}", connect_timeout=Duration(0.05))
+    assert (type(error), error.proxy_status) == (UpstreamTimeout, "connection_timeout")
+
+
+def test_no_place_while_others_connect() -> None:
+    """Who waits behind connects that hang has met the same timeout, and connected to nothing itself (R129)."""
+
+    async def scene() -> None:
+        with trap() as silent:
+            url = f"https://localhost:{silent.port}"
+            async with pool_to(url, max_connections=1, connect_timeout=Duration(0.1)) as pool:
+                both = await asyncio.gather(pool.acquire(), pool.acquire(), return_exceptions=True)
+                assert {type(error) for error in both} <= {UpstreamTimeout, Overloaded}
+                assert UpstreamTimeout in {type(error) for error in both}
+                assert waiting(pool) == pool._connecting == 0
+
+    play(scene)
+
+
+def tls(authority: CertificateAuthority, **more: Any) -> TlsSettings:
+    return TlsSettings(ca_file=str(authority.ca_file), **more)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path)
+
+
+def test_a_verified_upstream(authority: CertificateAuthority) -> None:
+    """With a chain to `ca_file` and the right name the connection is made, and speaks HTTP/1.1 (R41)."""
+
+    async def scene() -> None:
+        context = authority.server_context("localhost")
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with Upstream(tls=context) as upstream:
+            async with pool_to(upstream.url, tls=tls(authority)) as pool:
+                connection = await pool.acquire()
+                secured = connection._transport.get_extra_info("ssl_object")
+                assert secured.selected_alpn_protocol() == "http/1.1"
+                assert await exchange(connection) == b"ok"
+
+    play(scene)
+
+
+def test_server_name(authority: CertificateAuthority) -> None:
+    """`tls.server_name` is the name that is asked for and verified, in place of the host (R37)."""
+
+    async def scene() -> None:
+        with Upstream(tls=authority.server_context("api.example")) as upstream:
+            async with pool_to(upstream.url, tls=tls(authority, server_name="api.example")) as pool:
+                assert await exchange(await pool.acquire()) == b"ok"
+
+    play(scene)
+
+
+def test_client_certificate(authority: CertificateAuthority) -> None:
+    """Where the upstream asks for a certificate it gets the configured one."""
+    context = authority.server_context("localhost")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.ca_file)
+    ours = authority.issue("client.example")
+
+    async def scene() -> None:
+        with Upstream(tls=context) as upstream:
+            files = tls(authority, cert_file=str(ours.cert_file), key_file=str(ours.key_file))
+            async with pool_to(upstream.url, tls=files) as pool:
+                assert await exchange(await pool.acquire()) == b"ok"
+
+    play(scene)
+
+
+@pytest.mark.parametrize("case", ["wrong name", "name for an address", "expired", "untrusted", "untrusted by default"])
+def test_bad_certificates(authority: CertificateAuthority, tmp_path: Path, case: str) -> None:
+    """A certificate that is not valid for the upstream's name ends the connection before a byte of HTTP (R41, F36)."""
+    hosts = {"wrong name": "other.example", "name for an address": "127.0.0.1"}
+    context = authority.server_context(hosts.get(case, "localhost"), expired=case == "expired")
+    (tmp_path / "other").mkdir()
+    trusted = CertificateAuthority(tmp_path / "other") if case == "untrusted" else authority
+    settings = TlsSettings() if case == "untrusted by default" else tls(trusted)
+    with Upstream(tls=context) as upstream:
+        error = failure(upstream.url, tls=settings)
+    assert (type(error), error.proxy_status) == (UpstreamTls, "tls_certificate_error")
+    assert (upstream.raw_bytes, upstream.requests) == (b"", [])
+
+
+def test_no_tls_at_all() -> None:
+    """A server that speaks something else on the port of an https URL gets no byte of HTTP (R41, F36)."""
+
+    async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def scene() -> None:
+        server = await asyncio.start_server(speak, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, pool_to(f"https://127.0.0.1:{port}") as pool:
+            with pytest.raises(UpstreamTls) as caught:
+                await pool.acquire()
+            assert caught.value.proxy_status == "tls_protocol_error"
+
+    play(scene)
+
+
+def test_a_handshake_that_is_cut() -> None:
+    """A peer that closes in the handshake is unreachable, whatever the library calls it (R129, F36)."""
+
+    async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async def scene() -> None:
+        server = await asyncio.start_server(close, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, pool_to(f"https://127.0.0.1:{port}") as pool:
+            with pytest.raises(UpstreamError) as caught:
+                await pool.acquire()
+            assert caught.value.proxy_status in ("connection_terminated", "tls_protocol_error")
+
+    play(scene)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")  # an old server is what is wanted
+def test_old_tls(authority: CertificateAuthority) -> None:
+    """Nothing below TLS 1.2 is spoken (R41)."""
+    context = authority.server_context("localhost")
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with Upstream(tls=context) as upstream:
+        error = failure(upstream.url, tls=tls(authority))
+    assert (type(error), error.proxy_status) == (UpstreamTls, "tls_protocol_error")
+    assert upstream.raw_bytes == b""
+
+
+def test_the_key_log_of_the_environment_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SSLKEYLOGFILE gives the session keys to nobody (R40, R150)."""
+    monkeypatch.setitem(os.environ, "SSLKEYLOGFILE", str(tmp_path / "keys"))
+    assert not tls_context(TlsSettings()).keylog_filename
+
+
+def test_the_environment_chooses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY and its like move no connection elsewhere (R40)."""
+    with trap() as elsewhere, Upstream() as upstream:
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{elsewhere.port}")
+
+        async def scene() -> None:
+            async with pool_to(upstream.url) as pool:
+                assert await exchange(await pool.acquire()) == b"ok"
+
+        play(scene)
+        assert elsewhere.hits == 0
