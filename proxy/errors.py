@@ -4,6 +4,10 @@ ProxyError                    `internal`, 500
 ├── ConfigError               exit code 2: every problem of a configuration, a sentence each
 ├── SecretUnreadable          a secret's source gives no usable value
 ├── StartError                exit code 1: a port is taken, a library can't be used
+├── BadToken                  the identity provider's side: not a token, or not a key set, that can be used
+│   ├── BadJwt                not what the provider would issue
+│   │   └── UnknownKey        a newer key set could change the answer
+│   └── BadKeySet             no document of keys
 ├── RequestError              the client's side
 │   ├── BadRequest            400   ├── NotFound             404 (admin port only)
 │   │                               ├── MethodNotSupported   405
@@ -70,6 +74,33 @@ class SecretUnreadable(ProxyError):
 class StartError(ProxyError):
     code = "start"
     title = "Can't start"
+
+
+class BadToken(ProxyError):
+    """What the identity provider gave can't be used; `detail` says why, in our words."""
+
+    code = "bad_token"
+    title = "Bad token"
+
+
+class BadJwt(BadToken):
+    """The token is not one that the identity provider would issue."""
+
+    code = "bad_jwt"
+
+
+class UnknownKey(BadJwt):
+    """No key of the set fits the token: the set may be older than the key."""
+
+    code = "unknown_key"
+    title = "Unknown signing key"
+
+
+class BadKeySet(BadToken):
+    """The document is no JWK Set (RFC 7517 §5), or holds no key that could sign a token."""
+
+    code = "bad_key_set"
+    title = "Bad JWK Set"
 
 
 class RequestError(ProxyError):

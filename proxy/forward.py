@@ -4,7 +4,6 @@ Knows nothing of tokens or policy: it gets finished requests and two connections
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import formatdate
 from time import perf_counter
@@ -29,10 +28,6 @@ _SWITCHED = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 # RFC 9209 §2.1.4
 _REPLAYED = b"Proxy-Status: thg-proxy; received-status=401\r\n"
 
-# Called when the upstream has refused the token: the same request with another one, or None if there is none to try.
-# The argument says whether the request could be sent again at all.
-Renew = Callable[[bool], Awaitable[OutboundRequest | None]]
-
 
 class Client(TunnelClient, Protocol):
     """What an exchange needs of the client's connection."""
@@ -45,6 +40,12 @@ class Client(TunnelClient, Protocol):
 
     async def read_body(self) -> bytes:
         """The next piece, empty at the end. Raises RequestError."""
+
+    async def renew(self, *, replayable: bool) -> OutboundRequest | None:
+        """The same request with another token, after the upstream has refused this one; None if there is none to try.
+
+        `replayable`: could the request be sent again at all?
+        """
 
     async def drain(self) -> None:
         """Waits until the client takes more; ends the connection of one that takes nothing."""
@@ -96,26 +97,15 @@ class _Body:
 
 
 class Exchange:
-    """One request of `client`, and its response.
-
-    `keep`: bytes of a body that are kept for a second sending. `renew` is asked once, when the token was refused.
-    """
+    """One request of `client`, and its response. `keep`: bytes of a body that are kept for a second sending."""
 
     def __init__(
-        self,
-        request: OutboundRequest,
-        client: Client,
-        pool: UpstreamPool,
-        record: RequestRecord,
-        *,
-        keep: int,
-        renew: Renew,
+        self, request: OutboundRequest, client: Client, pool: UpstreamPool, record: RequestRecord, keep: int
     ) -> None:
         self._request = request
         self._client = client
         self._pool = pool
         self._record = record
-        self._renew = renew
         self._body = _Body(request, client, record, keep)
         self._upload: asyncio.Task[None] | None = None
 
@@ -161,7 +151,7 @@ class Exchange:
         if self._record.replayed or not asks_for_another_token(connection.status, challenge):
             return False
         replayable = self._body.kept is not None
-        renewed = await self._renew(replayable)
+        renewed = await self._client.renew(replayable=replayable)
         if renewed is None or not replayable:
             return False
         self._request = renewed

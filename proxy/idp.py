@@ -16,6 +16,7 @@ import aiohttp
 from authlib.oauth2.rfc8414 import get_well_known_url
 
 from proxy import __version__
+from proxy.core.document import json_object
 from proxy.core.grant import (
     AUTH_METHODS,
     Refusal,
@@ -25,9 +26,9 @@ from proxy.core.grant import (
     refused_status,
     token_request,
 )
-from proxy.core.jwt import BadKeySet, KeySet, json_object, parse_jwks
 from proxy.errors import ConfigError, SecretUnreadable
-from proxy.settings import Client, ClientTls, OAuth, is_loopback_host
+from proxy.settings import Client, OAuth, is_loopback_host
+from proxy.tls import client_context
 
 MAX_BODY = 1 << 20
 
@@ -36,6 +37,15 @@ MAX_BODY = 1 << 20
 class Endpoints:
     token_url: str
     jwks_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JwksStatus:
+    """The cached key set. `fetched_at`: Unix seconds. `last_error`: of the last fetch, None where it succeeded."""
+
+    keys: int
+    fetched_at: float | None
+    last_error: str | None
 
 
 class _Reply(NamedTuple):
@@ -61,7 +71,7 @@ class Provider:
             raise ConfigError(["oauth.token_url: required, unless oauth.issuer is given"])
         self._oauth = oauth
         self._wall_clock = wall_clock
-        self._tls = _tls_context(oauth.tls)
+        self._tls = client_context(oauth.tls, "oauth.tls")
         self._session: aiohttp.ClientSession | None = None
         self._issuer = oauth.issuer or ""
         self._endpoints = _configured_endpoints(oauth)
@@ -90,20 +100,14 @@ class Provider:
             return reply
         return parse_response(*reply, now=self._wall_clock(), secrets=request.secrets)
 
-    async def fetch_jwks(self) -> KeySet | Refusal:
-        """The signing keys that the provider publishes now."""
+    async def fetch_jwks(self) -> bytes | Refusal:
+        """The document of the signing keys, as the provider publishes it now."""
         endpoints = await self.discover()
         if isinstance(endpoints, Refusal):
             return endpoints
         if endpoints.jwks_url is None:
             return Refusal("malformed", "invalid_response", "the provider's metadata names no jwks_uri")
-        body = await self._get(endpoints.jwks_url)
-        if isinstance(body, Refusal):
-            return body
-        try:
-            return parse_jwks(body)
-        except BadKeySet as exc:
-            return Refusal("malformed", "invalid_response", exc.detail)
+        return await self._get(endpoints.jwks_url)
 
     async def discover(self) -> Endpoints | Refusal:
         """The configured URLs, completed from the issuer's metadata, which is asked for until it came once."""
@@ -232,23 +236,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_BODY:
             raise _BodyTooLarge
     return bytes(body)
-
-
-def _tls_context(tls: ClientTls) -> ssl.SSLContext:
-    """TLS 1.2 at least, names checked. Not ssl.create_default_context, which writes secrets to $SSLKEYLOGFILE."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        if tls.ca_file:
-            context.load_verify_locations(tls.ca_file)
-        else:
-            context.load_default_certs()
-        if tls.cert_file:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError as exc:
-        raise ConfigError([f"oauth.tls: a file can't be loaded: {exc.strerror or type(exc).__name__}"]) from exc
-    return context
 
 
 def _why(exc: Exception) -> str:

@@ -17,6 +17,7 @@ from proxy.idp import Provider
 from proxy.log import capture_standard_logging, log_for
 from proxy.metrics import Metrics
 from proxy.server import DataPort
+from proxy.server.serving import Connections, Serving
 from proxy.settings import Address, Settings
 from proxy.tokens import TokenSource
 from proxy.upstream.pool import UpstreamPool
@@ -77,21 +78,21 @@ async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | 
         tokens = TokenSource(settings.oauth, provider, metrics, log)
         parts.push_async_callback(tokens.stop)
         parts.callback(pool.close)
-        port = DataPort(settings, tokens=tokens, pool=pool, traffic=metrics.traffic, log=log)
+        serving = Serving(settings, tokens=tokens, pool=pool, traffic=metrics.traffic, log=log)
         admin = AdminParts(
             settings=settings,
             origin=origin,
             metrics=metrics,
             token=tokens.status,
             pool=pool.counts,
-            recent=lambda: [record.fields() for record in reversed(port.recent)],
+            recent=lambda: [record.fields() for record in reversed(serving.recent)],
             engine={"loop": type(asyncio.get_running_loop()).__module__, "transport": "aiofastnet", "parser": "llhttp"},
             stopping=lambda: bool(stop),
             refresh=tokens.refresh,
             stop=stop.ask,
         )
         await _open_admin(settings.admin.address, admin, parts)
-        listener = await _open_data_port(settings, port)
+        listener = await _open_data_port(settings, DataPort(serving))
         parts.callback(listener.close)
         tokens.start()
         lag = asyncio.get_running_loop().create_task(_measure_lag(metrics))
@@ -103,8 +104,8 @@ async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | 
         log.info("stopping", in_flight=metrics.traffic.in_flight)
         await _unless_hurried(stop, asyncio.sleep(settings.shutdown.delay))
         listener.close()
-        cut = await _drain(port, settings.shutdown.grace, stop)
-        log.info("stopped", aborted_requests=cut)
+        await _drain(serving.connections, settings.shutdown.grace, stop)
+        log.info("stopped")
     return 0
 
 
@@ -153,16 +154,14 @@ async def _listen(opening: Awaitable[_T], key: str, address: Address) -> _T:
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
 
 
-async def _drain(port: DataPort, grace: float, stop: Stop) -> int:
-    """Lets every request in flight end, for `grace` seconds. Returns how many did not."""
-    port.drain()
+async def _drain(connections: Connections, grace: float, stop: Stop) -> None:
+    """Lets every request in flight end, for `grace` seconds; tunnels end with the last of them."""
+    connections.drain()
     idle_grace = min(IDLE_GRACE, grace)
-    await _unless_hurried(stop, _within(idle_grace, port.wait_empty()))
-    port.close_idle()
-    await _unless_hurried(stop, _within(grace - idle_grace, port.wait_empty()))
-    cut = port.traffic.in_flight
-    port.abort()
-    return cut
+    await _unless_hurried(stop, _within(idle_grace, connections.wait_empty()))
+    connections.close_idle()
+    await _unless_hurried(stop, _within(grace - idle_grace, connections.wait_empty()))
+    connections.abort()
 
 
 async def _within(seconds: float, waiting: Awaitable[None]) -> None:

@@ -5,45 +5,35 @@
 
 import asyncio
 import contextlib
-import itertools
 import random as random_numbers
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
+from proxy.clock import Clock, read
 from proxy.core.grant import Refusal, TokenResponse
-from proxy.core.jwt import BadJwt, Expected, KeySet, UnknownKey, verify
-from proxy.core.lifecycle import Lease, Lifecycle, Now, Timing, Todo, backoff
+from proxy.core.lifecycle import Lease, Lifecycle, Now, Timing, Todo
 from proxy.deadline import Deadline
-from proxy.errors import ClientRejected, Stopping, TokenUnavailable, Unavailable
-from proxy.idp import Provider
+from proxy.errors import BadJwt, ClientRejected, Stopping, TokenUnavailable, Unavailable
+from proxy.idp import JwksStatus, Provider
 from proxy.log import Log
 from proxy.metrics import Metrics
 from proxy.settings import OAuth, Refresh
 
+if TYPE_CHECKING:
+    from proxy.verifier import Verifier
+
 # An idle proxy looks at its clocks this often: no timer fires because the wall clock jumped or the machine slept.
 CLOCK_CHECK = 30.0
-# A token with an unknown key has the key set fetched again at once, unless that was done a moment ago.
-JWKS_COOLDOWN = 30.0
 # Providers sign with a key up to a minute before they publish it; a token waits this long for its key.
 JWKS_LAG = 300.0
-# The last good key set serves this long while no newer one can be had.
-JWKS_GRACE = 86400.0
 
 _HINTS = {
     "invalid_client": "the client was deactivated (4 weeks without use), deleted (12 weeks without use), or its secret"
     " is wrong: look in the Customer Portal, API Settings",
 }
-
-
-class Clock(Protocol):
-    """What the module `time` has."""
-
-    def monotonic(self) -> float: ...
-
-    def time(self) -> float: ...
 
 
 class Credential(NamedTuple):
@@ -54,15 +44,6 @@ class Credential(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Credential(***, generation={self.generation})"
-
-
-@dataclass(frozen=True, slots=True)
-class JwksStatus:
-    """The cached key set. `fetched_at`: Unix seconds. `last_error`: of the last fetch, None where it succeeded."""
-
-    keys: int
-    fetched_at: float | None
-    last_error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +98,11 @@ class TokenSource:
         self._clock = clock
         self._random = random
         self._life = Lifecycle(_timing(oauth.refresh), random())
-        self._verifier = Verifier(oauth, provider, metrics, log, clock=clock, random=random)
+        self._verifier: Verifier | None = None
         self._token: _Token | None = None
         self._refusal: Refusal | None = None
         self._refused_at: float | None = None
-        self._reported: tuple[bool, str | None] | None = None
+        self._reported: tuple[bool, str | int] | None = None
         self._flight: asyncio.Task[None] | None = None
         self._flight_ended = asyncio.Event()
         self._timer: Deadline | None = None
@@ -137,7 +118,7 @@ class TokenSource:
 
     async def stop(self) -> None:
         """Ends all that runs behind; what token there is can still be used."""
-        now = _read(self._clock)
+        now = read(self._clock)
         self._apply(self._life.stop(now), now)
         if self._timer is not None:
             self._timer.close()
@@ -178,15 +159,30 @@ class TokenSource:
     async def refresh(self) -> bool:
         """Fetches a new token now, or joins the fetch in flight; True if one came within `oauth.timeout`."""
         before = self._life.generation
-        now = _read(self._clock)
+        now = read(self._clock)
         self._apply(self._life.refresh_demanded(now), now)
         if not self._life.stopping:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._flight_ended.wait(), self._oauth.timeout)
         return self._life.generation > before
 
+    async def replace(self, generation: int, *, wait: bool) -> Credential | None:
+        """Told that the API refused the token of `generation`: a newer one, waited for like a first one.
+
+        However many report the same token, one request replaces it (R93). None where no newer one comes, or where the
+        caller does not `wait` for it.
+        """
+        now = read(self._clock)
+        self._apply(self._life.rejected_by_upstream(generation, now), now)
+        if wait and self._flight is not None and self._life.generation == generation:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._oauth.refresh.wait):
+                    await self._flight_ended.wait()
+        credential = self.current()
+        return credential if credential is not None and credential.generation > generation else None
+
     def status(self) -> TokenStatus:
-        now, life, lease = _read(self._clock), self._life, self._life.lease
+        now, life, lease = read(self._clock), self._life, self._life.lease
         return TokenStatus(
             state=life.state(now),
             usable=life.is_usable(now),
@@ -200,12 +196,12 @@ class TokenSource:
             last_error_at=self._refused_at,
             retry_after=life.retry_in(now) if self._refusal else None,
             scope=self._token.response.scope if self._token else None,
-            verification=self._verifier.mode,
-            jwks=self._verifier.status(),
+            verification=self._verification,
+            jwks=self._verifier.status() if self._verifier else None,
         )
 
     def _decide(self) -> None:
-        now = _read(self._clock)
+        now = read(self._clock)
         self._apply(self._life.demanded(now), now)
 
     def _apply(self, todo: Todo, now: Now) -> None:
@@ -231,7 +227,7 @@ class TokenSource:
         if self._life.stopping:
             return Stopping()
         error = ClientRejected if self._life.rejected else TokenUnavailable
-        return error(retry_after=self._life.retry_in(_read(self._clock)))
+        return error(retry_after=self._life.retry_in(read(self._clock)))
 
     async def _fly(self, sent: Now) -> None:
         """One token request and what comes of it."""
@@ -240,7 +236,7 @@ class TokenSource:
         except Exception as exc:  # noqa: BLE001 - nobody must wait for ever for a flight that a bug has ended
             outcome = Refusal("malformed", "invalid_response", f"internal error: {type(exc).__name__}")
         self._flight = None
-        now = _read(self._clock)
+        now = read(self._clock)
         if isinstance(outcome, Refusal):
             self._metrics.token_requests.labels(self._client.name, outcome.result).inc()
             self._refused(outcome, now)
@@ -257,12 +253,37 @@ class TokenSource:
         self._metrics.clock_skew.set(response.clock_skew)
         lease = self._life.lease_for(sent, response.lifetime(sent.wall))
         try:
-            await self._verifier.check(response, patience=min(JWKS_LAG, lease.usable_for))
+            await self._verify(response, lease)
         except BadJwt as exc:
             return Refusal("malformed", "rejected_token", exc.detail)
-        if not lease.is_usable(_read(self._clock)):
+        if not lease.is_usable(read(self._clock)):
             return Refusal("malformed", "rejected_token", "the token is over when it arrives")
         return response, lease
+
+    @property
+    def _verification(self) -> str:
+        """off, warn or require; `auto` is resolved by whether the provider publishes keys."""
+        mode = self._oauth.verify.mode
+        if mode != "auto":
+            return mode
+        return "off" if self._provider.jwks_url is None else "require"
+
+    async def _verify(self, response: TokenResponse, lease: Lease) -> None:
+        """Returns if the token may be used. Raises BadJwt."""
+        mode = self._verification
+        if mode == "off":
+            return
+        if self._verifier is None:
+            # joserfc and cryptography cost 10 MB and 0.1 s, which only those pay who verify.
+            from proxy.verifier import Verifier  # noqa: PLC0415 - as said
+
+            self._verifier = Verifier(
+                self._oauth, self._provider, self._metrics, self._log, clock=self._clock, random=self._random
+            )
+        if mode == "warn":
+            await self._verifier.warn(response)
+        else:
+            await self._verifier.require(response, patience=min(JWKS_LAG, lease.usable_for))
 
     def _obtained(self, response: TokenResponse, lease: Lease, now: Now) -> None:
         todo = self._life.fetched(lease, now)
@@ -290,13 +311,13 @@ class TokenSource:
         self._flight_ended.clear()
 
     def _report(self, *, usable: bool) -> None:
-        """One line when the token becomes good, when its refresh begins to fail, and when there is none because of it.
+        """One line for each token, when its refresh begins to fail, and when there is none because of that.
 
         The moment between a short token and its successor is none of these.
         """
         refusal = self._refusal
-        condition = usable, refusal.result if refusal else None
-        if condition in (self._reported, (False, None)):
+        condition = usable, refusal.result if refusal else self._life.generation
+        if condition == self._reported or (refusal is None and not usable):
             return
         self._reported = condition
         if refusal is not None:
@@ -313,7 +334,7 @@ class TokenSource:
             lifetime_assumed=token.response.is_lifetime_unknown,
             scope=token.response.scope,
             scope_asked=self._oauth.scope,
-            verification=self._verifier.mode,
+            verification=self._verification,
         )
 
     def _report_refusal(self, refusal: Refusal, *, usable: bool) -> None:
@@ -324,107 +345,8 @@ class TokenSource:
             result=refusal.result,
             reason=refusal.description,
             hint=_HINTS.get(refusal.result),
-            retry_in=round(self._life.retry_in(_read(self._clock)), 1),
+            retry_in=round(self._life.retry_in(read(self._clock)), 1),
         )
-
-
-class Verifier:
-    """Checks tokens, one at a time, by the provider's signing keys, which it keeps and renews."""
-
-    def __init__(
-        self, oauth: OAuth, provider: Provider, metrics: Metrics, log: Log, *, clock: Clock, random: Callable[[], float]
-    ) -> None:
-        self._settings = oauth.verify
-        self._backoff = oauth.refresh.backoff
-        self._expected = Expected(
-            oauth.verify.algorithms,
-            # RFC 9068 §4: tokens name the issuer that the metadata names.
-            oauth.verify.issuer or oauth.issuer,
-            oauth.verify.audience,
-            oauth.verify.leeway,
-        )
-        self._provider = provider
-        self._metrics = metrics
-        self._log = log
-        self._clock = clock
-        self._random = random
-        self._keys = KeySet(())
-        self._fetched = Now(-inf, -inf)
-        self._asked_at = -inf
-        self._error: str | None = None
-        self._warned: str | None = None
-
-    @property
-    def mode(self) -> str:
-        """off, warn or require; `auto` is resolved by whether the provider publishes keys."""
-        if self._settings.mode != "auto":
-            return self._settings.mode
-        return "off" if self._provider.jwks_url is None else "require"
-
-    def status(self) -> JwksStatus | None:
-        if self.mode == "off":
-            return None
-        fetched_at = self._fetched.wall if self._keys.keys else None
-        return JwksStatus(len(self._keys.keys), fetched_at, self._error)
-
-    async def check(self, response: TokenResponse, patience: float) -> None:
-        """Returns if the token may be used, after up to `patience` seconds in which its key is published. Or BadJwt."""
-        mode = self.mode
-        if mode == "off":
-            return
-        try:
-            await self._check(response, patience if mode == "require" else 0.0)
-            self._warned = None
-        except BadJwt as exc:
-            if mode == "require":
-                raise
-            if exc.detail != self._warned:
-                self._log.warning("token_not_verified", reason=exc.detail)
-            self._warned = exc.detail
-
-    async def _check(self, response: TokenResponse, patience: float) -> None:
-        gives_up_at = self._clock.monotonic() + patience
-        if self._age() > self._settings.jwks_max_age:
-            await self._fetch()
-        for attempt, delay in enumerate(self._delays()):
-            try:
-                self._check_now(response)
-            except UnknownKey as exc:
-                if delay and self._clock.monotonic() + delay > gives_up_at:
-                    raise
-                if attempt == 1:
-                    # A newer key set did not help.
-                    self._log.warning("token_waits_for_its_key", reason=exc.detail, jwks=self._error or "ok")
-            else:
-                return
-            await asyncio.sleep(delay)
-            await self._fetch()
-
-    def _check_now(self, response: TokenResponse) -> None:
-        now = self._clock.time() + response.clock_skew
-        verify(response.access_token.reveal(), self._keys, self._expected, now)
-
-    def _delays(self) -> Iterator[float]:
-        """Seconds to wait before each new fetch of the key set: none before the first, if the last is long ago."""
-        if self._clock.monotonic() - self._asked_at >= JWKS_COOLDOWN:
-            yield 0.0
-        for failures in itertools.count():
-            yield backoff(self._backoff.initial, self._backoff.max, failures, self._random())
-
-    async def _fetch(self) -> None:
-        answer = await self._provider.fetch_jwks()
-        self._asked_at = self._clock.monotonic()
-        if isinstance(answer, KeySet):
-            self._keys, self._fetched, self._error = answer, _read(self._clock), None
-        else:
-            self._error = answer.result
-            if self._age() > JWKS_GRACE:
-                self._keys = KeySet(())
-        self._metrics.jwks_fetches.labels(self._error or "ok").inc()
-
-    def _age(self) -> float:
-        now = _read(self._clock)
-        return max(now.mono - self._fetched.mono, now.wall - self._fetched.wall)
 
 
 def _timing(refresh: Refresh) -> Timing:
@@ -437,7 +359,3 @@ def _timing(refresh: Refresh) -> Timing:
         refresh.backoff.max,
         refresh.backoff.rejected,
     )
-
-
-def _read(clock: Clock) -> Now:
-    return Now(clock.monotonic(), clock.time())

@@ -13,13 +13,28 @@ from proxy.errors import (
     BadRequest,
     BadTarget,
     BodyTooLarge,
+    BrowserRefused,
     ExpectationFailed,
+    HeaderRequired,
     HeaderTooLarge,
     HostNotAllowed,
     LoopDetected,
     MethodNotSupported,
+    NotAllowed,
+    RequestError,
 )
-from proxy.settings import Limits, Listen, Policy, Settings, Size, Upstream, UpstreamHeaders
+from proxy.settings import (
+    AllowOrigins,
+    Limits,
+    Listen,
+    Policy,
+    RequireHeader,
+    Rule,
+    Settings,
+    Size,
+    Upstream,
+    UpstreamHeaders,
+)
 
 TOKEN = b"Authorization: Bearer token\r\n"
 MAX_HEADER_SIZE = 2048
@@ -76,15 +91,16 @@ def outbound(message: RawRequestMessage, url: str = "https://api.example", **ups
 
 def test_the_request_that_is_sent(parse: Parse) -> None:
     """The whole head, byte for byte: our Host, the client's fields, Via, framing, the credential (R37, R50, R65)."""
-    message = parse.request(b"POST", b"/a%2Fb?c=%zz", b"X-A:  caf\xe9 ", b"content-LENGTH: 3", b"Authorization: Basic E2")
-    assert outbound(message) == OutboundRequest(
-        head=b"POST /a%2Fb?c=%zz HTTP/1.1\r\nHost: api.example\r\nX-A: caf\xe9\r\nVia: 1.1 thg-proxy\r\n"
-        b"Content-Length: 3\r\nAuthorization: Bearer token\r\n\r\n",
-        has_body=True,
-        chunked=False,
-        bodiless_response=False,
-        expects_continue=False,
-        max_body=1000,
+    message = parse.request(
+        b"POST", b"/a%2Fb?c=%zz", b"X-A:  caf\xe9 ", b"content-LENGTH: 3", b"Authorization: Basic E2"
+    )
+    request = outbound(message)
+    assert (request.method, request.token, request.has_body, request.chunked) == ("POST", b"token", True, False)
+    assert (request.bodiless_response, request.expects_continue, request.opens_tunnel) == (False, False, False)
+    assert request.max_body == 1000
+    assert request.head == (
+        b"POST /a%2Fb?c=%zz HTTP/1.1\r\nHost: api.example\r\nX-A: caf\xe9\r\nVia: 1.1 thg-proxy\r\n"
+        b"Content-Length: 3\r\nAuthorization: Bearer token\r\n\r\n"
     )
 
 
@@ -131,7 +147,9 @@ def test_other_versions(parse: Parse, raw: bytes) -> None:
         admission().admit(parse(raw))
 
 
-@pytest.mark.parametrize("raw", [b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+@pytest.mark.parametrize(
+    "raw", [b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+)
 def test_connect_and_trace(parse: Parse, raw: bytes) -> None:
     """Neither opens a tunnel to elsewhere nor echoes our credential (R24)."""
     with pytest.raises(MethodNotSupported):
@@ -146,20 +164,34 @@ def test_other_methods_pass(parse: Parse, method: bytes) -> None:
     assert request.bodiless_response is (method == b"HEAD")
 
 
-@pytest.mark.parametrize(
-    "host",
-    [b"evil.example", b"localhost@evil.example", b"localhost/evil", b"local host", b"localhost:99999999", b"", b"::1"],
-)
+@pytest.mark.parametrize("host", [b"evil.example", b"evil.example:80", b"localhost.", b"127.1", b"[::2]:80", b""])
 def test_foreign_host(parse: Parse, host: bytes) -> None:
-    """A Host that is not exactly one of `policy.allowed_hosts` is refused (R19, R134)."""
+    """A Host that is not exactly one of `policy.allowed_hosts` is refused (R134)."""
     with pytest.raises(HostNotAllowed):
         admission().admit(parse.get(host=host))
 
 
-@pytest.mark.parametrize("target", [b"http://evil.example/a", b"http://a@localhost/a", b"http://localhost@evil.example/"])
-def test_foreign_authority(parse: Parse, target: bytes) -> None:
+@pytest.mark.parametrize(
+    "host",
+    [b"localhost@evil.example", b"localhost/evil", b"local host", b"localhost:99999999", b"::1", b"localhost, a"],
+)
+def test_no_host(parse: Parse, host: bytes) -> None:
+    """A Host that is none is a malformed request (R19)."""
+    with pytest.raises(BadRequest):
+        admission().admit(parse.get(host=host))
+
+
+@pytest.mark.parametrize(
+    "target, error",
+    [
+        (b"http://evil.example/a", HostNotAllowed),
+        (b"http://a@localhost/a", BadRequest),
+        (b"http://localhost@evil.example/", BadRequest),
+    ],
+)
+def test_foreign_authority(parse: Parse, target: bytes, error: type[RequestError]) -> None:
     """An absolute form speaks for its own authority, whatever Host says (R33)."""
-    with pytest.raises(HostNotAllowed):
+    with pytest.raises(error):
         admission().admit(parse.get(target))
 
 
@@ -178,7 +210,9 @@ def test_bad_target(parse: Parse) -> None:
         admission("https://api.example/v1").admit(parse.get(b"/%2e%2e/admin"))
 
 
-@pytest.mark.parametrize("expect", [b"Expect: 200-ok", b"Expect: 100-continue, x", b"Expect: x\r\nExpect: 100-continue"])
+@pytest.mark.parametrize(
+    "expect", [b"Expect: 200-ok", b"Expect: 100-continue, x", b"Expect: x\r\nExpect: 100-continue"]
+)
 def test_unknown_expectation(parse: Parse, expect: bytes) -> None:
     """Only 100-continue can be met (R28)."""
     with pytest.raises(ExpectationFailed):
@@ -263,6 +297,56 @@ def test_loop(parse: Parse, lines: list[bytes]) -> None:
     """A request that has been here before is refused, and can't hide that in `Connection` (R42, R47)."""
     with pytest.raises(LoopDetected):
         admission().admit(parse.get(b"/a", *lines))
+
+
+HANDSHAKE = [b"Connection: keep-alive, Upgrade", b"Upgrade: WebSocket", b"Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw=="]
+
+
+def test_websocket_handshake(parse: Parse) -> None:
+    """A WebSocket handshake goes on as one, with the credential (R59)."""
+    request = outbound(parse.get(b"/a", *HANDSHAKE))
+    assert request.opens_tunnel
+    assert request.head == (
+        b"GET /a HTTP/1.1\r\nHost: api.example\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"
+        b"Via: 1.1 thg-proxy\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer token\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"POST /a HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n",
+        b"GET /a HTTP/1.0\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c, websocket\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n",
+    ],
+)
+def test_other_upgrades(parse: Parse, raw: bytes) -> None:
+    """Nothing else leaves HTTP/1.1: the request goes on without its Upgrade (R48, R59)."""
+    request = outbound(parse(raw))
+    assert not request.opens_tunnel
+    assert b"pgrade" not in request.head
+    assert b"HTTP2" not in request.head
+
+
+def test_policy(parse: Parse) -> None:
+    """Browsers, a missing header and a path that no rule names are refused from the head alone (R45, R135, R139)."""
+    rules = Policy(
+        require_header=RequireHeader("X-Key", "1"), allow=(Rule("/v1/status"),), browsers=AllowOrigins(("http://a",))
+    )
+    admits = Admission(Settings(upstream=Upstream(url="https://api.example"), policy=rules))
+    with pytest.raises(BrowserRefused):
+        admits.admit(parse.get(b"/v1/status", b"X-Key: 1", b"Origin: http://b"))
+    with pytest.raises(HeaderRequired):
+        admits.admit(parse.get(b"/v1/status", b"Origin: http://a"))
+    for target in (b"/v1/secret?x=/v1/status", b"/v1/statusx", b"/v1/status/"):
+        with pytest.raises(NotAllowed):
+            admits.admit(parse.get(target, b"X-Key: 1", b"X-Forwarded-Uri: /v1/status"))
+    admitted = admits.admit(parse.get(b"/v1/status?a", b"X-Key: 1", b"X_Key: 1", b"Origin: http://a"))
+    assert admitted.fields.lines == [b"Origin: http://a\r\n"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One exchange between a client that the test plays and an upstream on a real socket, through the real pool."""
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -24,10 +25,11 @@ from proxy.errors import (
     UpstreamProtocol,
     UpstreamTimeout,
 )
-from proxy.forward import CONTINUE, forward
+from proxy.forward import CONTINUE, Exchange
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
 from proxy.settings import Duration, Upstream
+from proxy.upstream.connection import TunnelEnd
 from proxy.upstream.pool import UpstreamPool
 from tests.peers import free_port
 
@@ -50,6 +52,10 @@ class FakeClient:
         self.pieces: asyncio.Queue[bytes | ProxyError] = asyncio.Queue()
         self.send(*pieces)
         self.readers = 0
+        self.renewals: list[bool] = []
+        self.renewed: OutboundRequest | None = None
+        self.tunnel: TunnelEnd | None = None
+        self.reading = True
 
     def send(self, *pieces: bytes | ProxyError) -> None:
         for piece in pieces:
@@ -81,6 +87,20 @@ class FakeClient:
     async def drain(self) -> None:
         await self.takes.wait()
 
+    async def renew(self, *, replayable: bool) -> OutboundRequest | None:
+        self.renewals.append(replayable)
+        return self.renewed
+
+    def open_tunnel(self, other: TunnelEnd) -> None:
+        self.tunnel = other
+        self.wrote.set()
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
     async def got(self, mark: bytes) -> None:
         """Returns once the client has `mark`."""
         while mark not in self.written:
@@ -99,11 +119,11 @@ class Scene:
         self.pool = UpstreamPool(Upstream(url=f"http://127.0.0.1:{port}", **settings), Traffic())
         self.record = RequestRecord("POST", "/a", 0.0)
 
-    async def forward(self, request: OutboundRequest, client: FakeClient) -> None:
+    async def forward(self, request: OutboundRequest, client: FakeClient, keep: int = 1000) -> None:
         """The exchange; nothing of it may be left when it is over."""
         self.record = RequestRecord("POST", "/a", 0.0)
         try:
-            await forward(request, client, self.pool, self.record)
+            await Exchange(request, client, self.pool, self.record, keep).run()
         finally:
             # Whoever reads the client's body next must be the only one.
             assert client.readers == 0
@@ -161,12 +181,14 @@ def answering(*answers: bytes, close: bool = False) -> Script:
 
 def request(framing: bytes = b"", **known: Any) -> OutboundRequest:
     given: dict[str, Any] = {
+        "method": "POST",
         "token": b"token",
         "response_rules": ResponseRules(),
         "has_body": bool(framing),
         "chunked": b"chunked" in framing,
         "bodiless_response": False,
         "expects_continue": False,
+        "opens_tunnel": False,
         "max_body": None,
     }
     return OutboundRequest(head=HEAD + framing + b"\r\n", **given | known)
@@ -325,7 +347,11 @@ def test_framing_for_http_10(answer: bytes, close: bool, framing: bytes, persist
 @pytest.mark.parametrize(
     "answer, bodiless, head",
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n", True, b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n",
+            True,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n",
+        ),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", True, b"HTTP/1.1 200 OK\r\n\r\n"),
         (b"HTTP/1.1 200 OK\r\n\r\n", True, b"HTTP/1.1 200 OK\r\n\r\n"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", False, b"HTTP/1.1 204 No Content\r\n\r\n"),
@@ -629,30 +655,31 @@ def test_an_early_answer_to_an_upload(close: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent, client_got",
+    "head, part, relayed_part",
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"),
-        (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nZZ",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
-        ),
+        (b"Content-Length: 9\r\n", b"ok", b"ok"),
+        (b"Transfer-Encoding: chunked\r\n", b"2\r\nok\r\n", b"2\r\nok\r\n"),
+        (b"Transfer-Encoding: chunked\r\n", b"2\r\nok\r\nZZ", b"2\r\nok\r\n"),
+        (b"Transfer-Encoding: chunked\r\n", b"9\r\nok", b"2\r\nok\r\n"),
     ],
 )
-def test_the_upstream_dies_in_its_response(sent: bytes, client_got: bytes) -> None:
+def test_the_upstream_dies_in_its_response(head: bytes, part: bytes, relayed_part: bytes) -> None:
     """What came is relayed, and no end is made up for it: the record says that the response has begun (R115, F31)."""
 
     async def scene() -> None:
         client = FakeClient()
-        async with upstream(answering(sent, close=True)) as peer:
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+            await client.got(b"\r\n\r\n")
+            writer.write(part)
+
+        async with upstream(script) as peer:
             with pytest.raises(UpstreamError):
                 await peer.forward(GET, client)
             assert peer.record.status == 200
-            assert client_got.startswith(client.answer)
-            assert b"0\r\n\r\n" not in client.written
+            assert (b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + relayed_part).startswith(client.answer)
             await until(lambda: peer.pool.counts() == {"idle": 0, "active": 0})
 
     play(scene)
@@ -835,5 +862,512 @@ def test_a_poisoned_connection() -> None:
             await peer.forward(GET, client)
             assert client.answer == OK
             assert served == [0, 1]
+
+    play(scene)
+
+
+# A second sending, after a connection that turned out to be closed (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+
+
+def dying(*, after: int, answered: bytes = b"") -> Script:
+    """Answers `after` requests, then closes on the next one, having said `answered`."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(after):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answered)
+
+    return script
+
+
+async def warm_up(peer: Scene, connections: int = 1) -> None:
+    """Leaves that many idle connections in the pool."""
+    held = [await peer.pool.acquire() for _ in range(connections)]
+    for connection in held:
+        connection.start(GET, b"", finished=True)
+        while not connection.complete:
+            await connection.wait()
+        peer.pool.release(connection)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+def test_a_stale_connection(method: str) -> None:
+    """An idempotent request whose kept connection was closed under it is sent again, on a fresh one (R126, F29)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
+            if peer.connections == 1:
+                await reader.readuntil(b"\r\n\r\n")
+            else:
+                await reader.read()
+
+        async with upstream(script) as peer:
+            await warm_up(peer)
+            await peer.forward(request(method=method), client)
+            assert client.answer == OK
+            assert client.persistent
+            assert peer.connections == 2
+            assert not peer.record.replayed
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "ask, answered",
+    [
+        (request(method="POST"), b""),
+        (request(method="PATCH"), b""),
+        (request(method="PROPFIND"), b""),
+        (request(method="GET"), b"HTTP/1.1 2"),
+        (request(method="GET"), b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_what_is_not_sent_again(ask: OutboundRequest, answered: bytes) -> None:
+    """What may have changed something, or was answered in part, is sent once (R94, R126)."""
+
+    async def scene() -> None:
+        async with upstream(dying(after=1, answered=answered)) as peer:
+            await warm_up(peer)
+            with pytest.raises(UpstreamIncomplete):
+                await peer.forward(ask, FakeClient())
+            assert peer.connections == 1
+
+    play(scene)
+
+
+def test_a_fresh_connection_is_not_tried_again() -> None:
+    """A loss on a fresh connection is the upstream's failure, not an old connection's (R126)."""
+
+    async def scene() -> None:
+        async with upstream(dying(after=0)) as peer:
+            with pytest.raises(UpstreamIncomplete):
+                await peer.forward(request(method="GET"), FakeClient())
+            assert peer.connections == 1
+
+    play(scene)
+
+
+def test_one_silent_retry() -> None:
+    """A request that ends every connection it meets is tried a second time, not once for each idle connection (R126, F29)."""
+
+    async def scene() -> None:
+        async with upstream(dying(after=1)) as peer:
+            await warm_up(peer, connections=5)
+            with pytest.raises(UpstreamIncomplete):
+                await peer.forward(request(method="GET"), FakeClient())
+            await until(lambda: peer.serving <= 5 - 1)
+            assert 5 + 1 - peer.serving <= 2 + (peer.connections - 5)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("keep, served", [(1000, True), (3, False)])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_on_a_stale_connection(at_once: bool, keep: int, served: bool) -> None:
+    """A body that was kept is sent again whole; one that was too large to keep is not (R94)."""
+    received: list[bytes] = []
+
+    async def scene() -> None:
+        client = client_with(b"body")() if at_once else FakeClient(b"bo", b"dy", b"")
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if peer.connections == 1:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(OK)
+            received.append(await reader.readuntil(b"body"))
+            if peer.connections == 2:
+                writer.write(OK)
+                await reader.read()
+
+        async with upstream(script) as peer:
+            await warm_up(peer)
+            if served:
+                await peer.forward(request(length(4), method="PUT"), client, keep)
+                assert client.answer == OK
+                assert peer.record.bytes_in == 4
+                assert received == [HEAD + length(4) + b"\r\nbody"] * 2
+            else:
+                with pytest.raises(UpstreamIncomplete):
+                    await peer.forward(request(length(4), method="PUT"), client, keep)
+                assert peer.connections == 1
+
+    play(scene)
+
+
+def test_a_body_that_was_asked_for_on_a_stale_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that the client has sent after its 100 is not asked for again (R28, R94)."""
+    monkeypatch.setattr(module, "CONTINUE_PATIENCE", 0.01)
+    received: list[bytes] = []
+
+    async def scene() -> None:
+        client = FakeClient(b"body", b"", b"", b"")
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if peer.connections == 1:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(OK)
+            await reader.readuntil(b"\r\n\r\n")
+            received.append(await reader.readexactly(4))
+            if peer.connections == 2:
+                writer.write(OK)
+                await reader.read()
+
+        async with upstream(script) as peer:
+            await warm_up(peer)
+            await peer.forward(request(EXPECT, method="PUT", expects_continue=True), client)
+            assert client.answer == CONTINUE + OK
+            assert received == [b"body"] * 2
+
+    play(scene)
+
+
+# A second sending, with another token, after a 401 (RFC 6750 §3.1, RFC 9110 §15.5.2).
+
+REFUSED = b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer error="invalid_token"\r\nContent-Length: 2\r\n'
+REPLAYED = b"Proxy-Status: thg-proxy; received-status=401\r\n"
+SECOND = b"HTTP/1.1 200 OK\r\n" + REPLAYED + b"Content-Length: 2\r\n\r\nok"
+
+
+def renewed(framing: bytes = b"", **known: Any) -> OutboundRequest:
+    fresh = request(framing, token=b"token-2", **known)
+    return dataclasses.replace(fresh, head=fresh.head.replace(b"\r\n\r\n", b"\r\nX-Token: 2\r\n\r\n"))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
+def test_another_token(method: str) -> None:
+    """A refused token is replaced and the request sent once more, whatever its method; the answer says so (R93, R94)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.renewed = renewed(method=method)
+        async with upstream(answering(REFUSED + b"\r\nno", OK)) as peer:
+            await peer.forward(request(method=method), client)
+            assert client.answer == SECOND
+            assert (client.renewals, client.persistent, peer.record.replayed) == ([True], True, True)
+            assert (peer.record.status, peer.record.bytes_out) == (200, 2)
+            assert (peer.connections, peer.pool.counts()) == (1, {"idle": 1, "active": 0})
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "framing, framed", [(length(4), b"body"), (CHUNKED, b"4\r\nbody\r\n0\r\n\r\n"), (CHUNKED, b"0\r\n\r\n")]
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_another_token_with_a_body(framing: bytes, framed: bytes, at_once: bool) -> None:
+    """The body that was kept goes with it, framed as before (R94)."""
+    body = b"body" if b"body" in framed else b""
+
+    async def scene() -> None:
+        client = client_with(body)() if at_once else FakeClient(*([body] if body else []), b"")
+        client.renewed = renewed(framing)
+        received: list[bytes] = []
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for answer in (REFUSED + b"\r\nno", OK):
+                received.append((await reader.readuntil(b"\r\n\r\n")) + await reader.readexactly(len(framed)))
+                writer.write(answer)
+            await reader.read()
+
+        async with upstream(script) as peer:
+            await peer.forward(request(framing), client)
+            assert client.answer == SECOND
+            assert peer.record.bytes_in == len(body)
+        assert received == [HEAD + framing + b"\r\n" + framed, HEAD + framing + b"X-Token: 2\r\n\r\n" + framed]
+
+    play(scene)
+
+
+def test_another_token_after_expect() -> None:
+    """A body that the client has sent after its 100 is not asked for again (R28, R94)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.renewed = renewed(EXPECT, expects_continue=True)
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for answer in (REFUSED + b"\r\nno", OK):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if answer != OK:
+                    await client.got(CONTINUE)
+                    client.send(b"body", b"")
+                assert await reader.readexactly(4) == b"body"
+                writer.write(answer)
+            await reader.read()
+
+        async with upstream(script) as peer:
+            await peer.forward(request(EXPECT, expects_continue=True), client)
+            assert client.answer == CONTINUE + SECOND
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        REFUSED + b"\r\nno",
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=a\r\nContent-Length: 2\r\n\r\nno",
+    ],
+)
+def test_no_other_token(refused: bytes) -> None:
+    """Where there is no other token to try, the upstream's 401 is the answer, unchanged (R63, R95)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        async with upstream(answering(refused)) as peer:
+            await peer.forward(GET, client)
+            assert client.answer == refused
+            assert (client.renewals, peer.record.replayed) == ([True], False)
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 401 U\r\nWWW-Authenticate: Bearer error="insufficient_scope"\r\nContent-Length: 2\r\n\r\nno',
+        b'HTTP/1.1 403 F\r\nWWW-Authenticate: Bearer error="invalid_token"\r\nContent-Length: 2\r\n\r\nno',
+        b"HTTP/1.1 407 P\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 503 S\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\nno",
+    ],
+)
+def test_answers_that_refuse_no_token(answer: bytes) -> None:
+    """Only a 401 says that the token is no good, and not that it allows too little (R93, R96, F35)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.renewed = renewed()
+        async with upstream(answering(answer, OK)) as peer:
+            await peer.forward(GET, client)
+            assert client.answer == answer
+            assert client.renewals == []
+
+    play(scene)
+
+
+def test_one_other_token() -> None:
+    """An upstream that refuses the second token, too, has the last word; no third is tried (R93, R95, F12)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.renewed = renewed()
+        async with upstream(answering(REFUSED + b"\r\nno", REFUSED + b"\r\nno", OK)) as peer:
+            await peer.forward(GET, client)
+            head, _, body = client.answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 401 ")
+            assert REPLAYED.strip() in head.split(b"\r\n")
+            assert body == b"no"
+            assert client.renewals == [True]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("refused", [REFUSED + b"\r\nno", REFUSED.replace(b"Content-Length: 2\r\n", b"") + b"\r\nno"])
+def test_a_body_that_is_not_kept(refused: bytes) -> None:
+    """A body that was too large to keep is not sent twice: the token is renewed for others, and the 401 relayed (R94)."""
+
+    async def scene() -> None:
+        client = FakeClient(b"bo", b"dy", b"")
+        client.renewed = renewed(length(4))
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\nbody")
+            writer.write(refused)
+
+        async with upstream(script) as peer:
+            await peer.forward(request(length(4)), client, 3)
+            assert client.answer.startswith(b"HTTP/1.1 401 ")
+            assert (client.renewals, peer.record.replayed, peer.connections) == ([False], False, 1)
+
+    play(scene)
+
+
+def test_a_refusal_during_the_upload() -> None:
+    """A 401 before the end of the body is the answer: what has not been read can't be sent again (R94, F33)."""
+
+    async def scene() -> None:
+        client = FakeClient(b"some")
+        client.renewed = renewed(length(100))
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"some")
+            writer.write(REFUSED + b"\r\nno")
+            await reader.read()
+
+        async with upstream(script) as peer:
+            await peer.forward(request(length(100)), client)
+            assert client.answer == REFUSED + b"Connection: close\r\n\r\nno"
+            assert (client.renewals, client.persistent) == ([False], False)
+
+    play(scene)
+
+
+def test_a_refusal_with_an_endless_body() -> None:
+    """The body of a 401 that is not relayed is not waited for (R93)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.renewed = renewed()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            if peer.connections == 1:
+                writer.write(b"HTTP/1.1 401 U\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n")
+            else:
+                writer.write(OK)
+            with suppress(ConnectionError):
+                await reader.read()
+
+        async with upstream(script) as peer:
+            await peer.forward(GET, client)
+            assert client.answer == SECOND
+            assert peer.pool.counts()["idle"] == 1
+
+    play(scene)
+
+
+def test_both_second_sendings() -> None:
+    """A kept connection that is closed, and then a token that is refused: each is met once (R93, R126)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.renewed = renewed(method="GET")
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for answer in (OK,) if peer.connections == 1 else (REFUSED + b"\r\nno", OK):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+            await reader.readuntil(b"\r\n\r\n")
+
+        async with upstream(script) as peer:
+            await warm_up(peer)
+            await peer.forward(request(method="GET"), client)
+            assert client.answer == SECOND
+            assert (peer.connections, client.renewals) == (2, [True])
+
+    play(scene)
+
+
+# After a 101 (RFC 9110 §7.8, RFC 6455 §4).
+
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: HSmrc0sMlYUkAGmm5OPpG2HaGWk=\r\n"
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+)
+
+
+def handshake() -> OutboundRequest:
+    return request(method="GET", opens_tunnel=True)
+
+
+def head_lines(answer: bytes) -> set[bytes]:
+    return set(answer.partition(b"\r\n\r\n")[0].split(b"\r\n"))
+
+
+@pytest.mark.parametrize("early", [b"", b"\x81\x05hello"])
+def test_a_tunnel(early: bytes) -> None:
+    """After the 101 both sides exchange bytes, those at once behind it included, until the upstream closes (R59)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(SWITCH + early)
+            assert await reader.readexactly(4) == b"ping"
+            writer.write(b"pong")
+
+        async with upstream(script) as peer:
+            exchange = asyncio.ensure_future(peer.forward(handshake(), client))
+            while client.tunnel is None:
+                client.wrote.clear()
+                await client.wrote.wait()
+            client.tunnel.write(b"ping")
+            await exchange
+            assert head_lines(client.answer) == head_lines(SWITCH)
+            assert client.answer.partition(b"\r\n\r\n")[2] == early + b"pong"
+            assert (peer.record.status, client.persistent) == (101, False)
+            await until(lambda: peer.pool.counts() == {"idle": 0, "active": 0})
+
+    play(scene)
+
+
+def test_a_tunnel_that_is_refused() -> None:
+    """A handshake that gets another answer is an exchange like any other (R59)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        async with upstream(answering(OK)) as peer:
+            await peer.forward(handshake(), client)
+            assert client.answer == OK
+            assert client.tunnel is None
+            assert peer.pool.counts() == {"idle": 1, "active": 0}
+
+    play(scene)
+
+
+def test_the_client_leaves_the_tunnel() -> None:
+    """A client that goes closes the upstream's side (R59, R125)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        closed = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(SWITCH)
+            with suppress(ConnectionError):
+                await reader.read()
+            closed.set()
+
+        async with upstream(script) as peer:
+            exchange = asyncio.ensure_future(peer.forward(handshake(), client))
+            await until(lambda: client.tunnel is not None)
+            exchange.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await exchange
+            await closed.wait()
+
+    play(scene)
+
+
+def test_a_full_tunnel() -> None:
+    """Each side is paused while the other takes nothing, and goes on afterwards (R59, R123)."""
+    size = 20_000_000
+
+    async def scene() -> None:
+        client = FakeClient()
+        go_on = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(SWITCH)
+            await go_on.wait()
+            assert len(await reader.readexactly(size)) == size
+            writer.write(b"b" * size)
+
+        async with upstream(script) as peer:
+            exchange = asyncio.ensure_future(peer.forward(handshake(), client))
+            await until(lambda: client.tunnel is not None)
+            assert client.tunnel is not None
+            client.tunnel.write(b"a" * size)
+            assert not client.reading
+            go_on.set()
+            await until(lambda: client.reading)
+            await client.got(b"bbbb")
+            client.tunnel.pause_reading()
+            (connection,) = peer.pool._open
+            assert not connection._transport.is_reading()
+            client.tunnel.resume_reading()
+            await exchange
+            assert client.written.endswith(b"b" * size)
 
     play(scene)

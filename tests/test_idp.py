@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from proxy.core.grant import MAX_RETRY_AFTER, Refusal, TokenResponse
-from proxy.core.jwt import KeySet
+from proxy.core.jwt import parse_jwks
 from proxy.core.secret import Secret
 from proxy.demo import faults
 from proxy.demo.authorization import Client as RegisteredClient
@@ -79,7 +79,7 @@ def mint(provider: Provider) -> Awaitable[TokenResponse | Refusal]:
     return provider.request_token(CLIENT)
 
 
-def keys(provider: Provider) -> Awaitable[KeySet | Refusal]:
+def keys(provider: Provider) -> Awaitable[bytes | Refusal]:
     return provider.fetch_jwks()
 
 
@@ -427,8 +427,8 @@ def test_keys() -> None:
     """The published keys are fetched."""
     found = ask(with_token_url, keys)
 
-    assert isinstance(found, KeySet)
-    assert len(found.keys) == 1
+    assert isinstance(found, bytes)
+    assert len(parse_jwks(found).keys) == 1
 
 
 @pytest.mark.parametrize(
@@ -438,8 +438,6 @@ def test_keys() -> None:
         (faults.answer(401), ("malformed", "invalid_response")),
         (faults.answer(404), ("malformed", "invalid_response")),
         (faults.answer(302, headers={"Location": "/"}), ("malformed", "invalid_response")),
-        (faults.answer(200, b"<html>"), ("malformed", "invalid_response")),
-        (faults.answer(200, b'{"keys": []}'), ("malformed", "invalid_response")),
         (faults.answer(200, b" " * 10_000_000), ("malformed", "invalid_response")),
         (faults.raw([]), ("transient", "network")),
         (faults.hang, ("transient", "timeout")),
@@ -490,7 +488,7 @@ def test_token_and_keys_of_a_discovered_provider() -> None:
 
     assert before is None
     assert isinstance(token, TokenResponse)
-    assert isinstance(found, KeySet)
+    assert isinstance(found, bytes)
     assert str(after).endswith(JWKS_PATH)
 
 

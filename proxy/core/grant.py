@@ -15,7 +15,8 @@ from authlib.common.urls import add_params_to_qs
 from authlib.oauth2.auth import ClientAuth, encode_client_secret_post
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
-from proxy.core.jwt import json_object, unverified_times
+from proxy.core.claims import unverified_times
+from proxy.core.document import json_object
 from proxy.core.secret import Secret
 from proxy.errors import SecretUnreadable
 

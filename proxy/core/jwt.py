@@ -1,16 +1,16 @@
 """JSON Web Tokens: whether one is what the identity provider issued (RFC 7519, RFC 8725), by the keys it publishes."""
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from joserfc import jws, jwt
 from joserfc.errors import ClaimError, JoseError, MissingClaimError, SecurityWarning
 from joserfc.jwk import JWKRegistry, Key, RSAKey
 
-from proxy.errors import ProxyError
+from proxy.core.document import json_object
+from proxy.errors import BadJwt, BadKeySet, UnknownKey
 
 Claims = dict[str, Any]
 
@@ -22,39 +22,8 @@ _KEY_TYPES = {
     **dict.fromkeys(("EdDSA", "Ed25519"), "OKP"),
 }
 _MIN_RSA_BITS = 2048
-# Past this, floats skip seconds; NaN and infinity are past it, too.
-_MAX_TIME = 2**53
 # Of a set's keys; each can cost one verification.
 _MAX_KEYS = 64
-
-
-class BadJwt(ProxyError):
-    """The token is not one that the identity provider would issue; `detail` says why, in our words."""
-
-    code = "bad_jwt"
-    title = "Bad token"
-
-
-class UnknownKey(BadJwt):
-    """No key of the set fits the token: the set may be older than the key."""
-
-    code = "unknown_key"
-    title = "Unknown signing key"
-
-
-class BadKeySet(ProxyError):
-    """The document is no JWK Set (RFC 7517 §5), or holds no key that could sign a token."""
-
-    code = "bad_key_set"
-    title = "Bad JWK Set"
-
-
-class Times(NamedTuple):
-    """Unix seconds, as the token says (RFC 7519 §4.1.4-6); None where it says nothing."""
-
-    exp: float | None = None
-    iat: float | None = None
-    nbf: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +57,6 @@ class _Registry(jws.JWSRegistry):
 
 # Without the strict check, which refuses every header parameter that is not registered.
 _REGISTRY = _Registry(algorithms=tuple(_KEY_TYPES), strict_check_header=False)
-
-
-def json_object(document: bytes) -> dict[str, Any]:
-    """A peer's JSON object. ValueError for everything else, two members of one name (RFC 8259 §4) and NaN included."""
-    try:
-        value = json.loads(document.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("is nested too deep") from None
-    except ValueError:
-        # `from None`: the decoder's error holds the document.
-        raise ValueError("is not JSON") from None
-    if not isinstance(value, dict):
-        raise ValueError("is not a JSON object")  # noqa: TRY004 - one error for all that a peer can get wrong
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member occurs twice")
-    return members
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def parse_jwks(document: bytes) -> KeySet:
@@ -159,21 +103,6 @@ def verify(token: str, keys: KeySet, expected: Expected, now: float) -> Claims:
     claims = _claims(signed)
     _check_claims(claims, expected, now)
     return claims
-
-
-def unverified_times(token: str) -> Times:
-    """The times in a token that nobody has checked; none where the token is not a JWT."""
-    try:
-        claims = _claims(_extract(token))
-    except BadJwt:
-        return Times()
-    return Times(*(_numeric_date(claims.get(name)) for name in Times._fields))
-
-
-def _numeric_date(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if abs(value) < _MAX_TIME else None
 
 
 def _extract(token: str) -> jws.CompactSignature:

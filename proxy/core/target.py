@@ -2,10 +2,13 @@
 
 import re
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from proxy.errors import BadTarget
 
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
+# What is encoded more often than this is encoded to get past somebody.
+_MAX_DECODINGS = 4
 _PARENT_SEGMENT = re.compile(rb"(?:^|/)\.\.(?:[/;]|$)")
 
 
@@ -52,10 +55,13 @@ def join_base(base_path: bytes, origin_form: bytes) -> bytes:
 
 
 def _may_climb(target: bytes) -> bool:
-    """Could a server that decodes, even twice, see a `..` segment in the path?"""
-    path = target.partition(b"?")[0].lower()
-    while b"%25" in path:
-        path = path.replace(b"%25", b"%")
-    for encoded, plain in ((b"%2e", b"."), (b"%2f", b"/"), (b"%5c", b"/"), (b"\\", b"/"), (b"%3b", b";")):
-        path = path.replace(encoded, plain)
-    return _PARENT_SEGMENT.search(path) is not None
+    """Could a server that decodes, even more than once, see a `..` segment in the path?"""
+    path = target.partition(b"?")[0]
+    for _ in range(_MAX_DECODINGS):
+        if _PARENT_SEGMENT.search(path.replace(b"\\", b"/")):
+            return True
+        decoded = unquote_to_bytes(path)
+        if decoded == path:
+            return False
+        path = decoded
+    return True

@@ -110,6 +110,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = 0
         self.reason = b""
         self.length: int | None = None
+        self.fields = MessageFields([], {})
         self.answered = self.chunked = self.head_done = self.complete = self.continued = self.reusable = False
         self.error: ProxyError | None = None
         self.idle = False
@@ -355,7 +356,7 @@ class UpstreamConnection(asyncio.Protocol):
         if sum(len(name) + len(value) for name, value in self._raw_fields) > MAX_OVERHEAD:
             raise _too_much_overhead()
         self._overhead = 0
-        self.fields: MessageFields = self._request.response_rules.read(self._raw_fields)
+        self.fields = self._request.response_rules.read(self._raw_fields)
         self._read_framing(self.fields.noted, parser)
         self.head_done = True
         if self._request.bodiless_response or status in (_NO_CONTENT, _NOT_MODIFIED):

@@ -11,7 +11,8 @@ import aiofastnet
 from proxy.errors import Overloaded, Stopping, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.errors import UpstreamTls as UpstreamTlsError
 from proxy.metrics import Traffic
-from proxy.settings import Upstream, UpstreamTls
+from proxy.settings import Upstream
+from proxy.tls import client_context
 from proxy.upstream.connection import UpstreamConnection
 
 # RFC 8305 §5: the recommended delay before the next address is tried beside the first.
@@ -27,7 +28,7 @@ class UpstreamPool:
         self._traffic = traffic
         self._host = url.hostname or ""
         self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._tls = tls_context(settings.tls) if url.scheme == "https" else None
+        self._tls = client_context(settings.tls, "upstream.tls") if url.scheme == "https" else None
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._connecting = 0
@@ -134,23 +135,6 @@ class UpstreamPool:
         if connection.idle and connection in self._idle:
             self._idle.remove(connection)
         self._wake_a_waiter()
-
-
-def tls_context(tls: UpstreamTls) -> ssl.SSLContext:
-    """TLS 1.2 or later, chain and name verified.
-
-    `ssl.create_default_context` is not used, because it honours SSLKEYLOGFILE (R150).
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if tls.ca_file:
-        context.load_verify_locations(cafile=tls.ca_file)
-    else:
-        context.load_default_certs()
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 # Exception, error, its Proxy-Status type and the metric's `result`; the first that matches.

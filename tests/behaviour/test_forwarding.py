@@ -49,7 +49,7 @@ def test_exactly_one_authorization(proxy: Proxy, upstream: Upstream, sent: tuple
         b"//x//y",
         b"/a?",
         b"/?",
-        b"/{}|^`\\\"<>",
+        b'/{}|^`\\"<>',
         b"/%E4%BD%A0?q=%",
         b"/;a=b;c",
         b"/a%00b%0d%0aX:1",
@@ -68,7 +68,9 @@ def test_base_path(launch: Launcher, upstream: Upstream) -> None:
     proxy = launch(upstream.url + "/v1/")
     with proxy.connect() as client:
         assert client.get(b"/vehicles?x=1").status == 200
-        refused = [client.get(path).status for path in (b"/../admin", b"/%2e%2e/admin", b"/..%2fadmin", b"/%252e%252e/")]
+        refused = [
+            client.get(path).status for path in (b"/../admin", b"/%2e%2e/admin", b"/..%2fadmin", b"/%252e%252e/")
+        ]
 
     assert [received.target for received in upstream.requests] == [b"/v1/vehicles?x=1"]
     assert refused == [400] * 4
@@ -182,7 +184,13 @@ def test_response_fields(proxy: Proxy, upstream: Upstream) -> None:
         b"Date: Wed, 21 Oct 2015 07:28:00 GMT",
         b"Server: theirs",
     ]
-    dropped = [b"Connection: X-Hop", b"X-Hop: 1", b"Keep-Alive: timeout=5", b"Proxy-Authenticate: Basic", b"Upgrade: h2c"]
+    dropped = [
+        b"Connection: X-Hop",
+        b"X-Hop: 1",
+        b"Keep-Alive: timeout=5",
+        b"Proxy-Authenticate: Basic",
+        b"Upgrade: h2c",
+    ]
     upstream.answer = b"\r\n".join([b"HTTP/1.1 403 Nope", *dropped, *kept, b"Content-Length: 0", b"", b""])
     with proxy.connect() as client:
         response = client.get()
@@ -193,8 +201,9 @@ def test_response_fields(proxy: Proxy, upstream: Upstream) -> None:
 def test_coded_body_is_not_touched(proxy: Proxy, upstream: Upstream) -> None:
     """A compressed body passes as it is, a broken one too (R55)."""
     for body in (gzip.compress(b"x" * 10_000), b"\x1f\x8b not gzip"):
-        upstream.answer = (
-            b'HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nETag: "e"\r\nContent-Length: %d\r\n\r\n%b' % (len(body), body)
+        upstream.answer = b'HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nETag: "e"\r\nContent-Length: %d\r\n\r\n%b' % (
+            len(body),
+            body,
         )
         with proxy.connect() as client:
             response = client.get(b"/a", b"Accept-Encoding: gzip")
@@ -290,7 +299,9 @@ def test_bodies_of_known_length(proxy: Proxy, upstream: Upstream, size: int) -> 
 
 def test_chunked_both_ways(proxy: Proxy, upstream: Upstream) -> None:
     """Bodies of unknown length are chunked on both sides."""
-    upstream.answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nX-T: 1\r\n\r\n"
+    upstream.answer = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nX-T: 1\r\n\r\n"
+    )
     with proxy.connect() as client:
         client.send(request(b"POST", b"/a", b"Transfer-Encoding: chunked") + b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")
         response = client.response()

@@ -16,7 +16,9 @@ def test_double_slash_is_a_path(proxy: Proxy, upstream: Upstream) -> None:
         assert elsewhere.hits == 0
 
 
-@pytest.mark.parametrize("authority", [b"evil.example", b"a@127.0.0.1:%d", b"127.0.0.1:%d@localhost", b"localhost.evil"])
+@pytest.mark.parametrize(
+    "authority", [b"evil.example", b"a@127.0.0.1:%d", b"127.0.0.1:%d@localhost", b"localhost.evil"]
+)
 def test_foreign_absolute_form(proxy: Proxy, upstream: Upstream, authority: bytes) -> None:
     """An absolute-form with an authority that is not ours is refused, and goes nowhere (R33)."""
     with trap() as elsewhere, proxy.connect() as client:
@@ -88,7 +90,9 @@ def test_tls_upstream(launch: Launcher, authority: CertificateAuthority) -> None
 @pytest.mark.parametrize("fault", ["wrong name", "expired", "unknown CA"])
 def test_bad_certificate(launch: Launcher, authority: CertificateAuthority, fault: str) -> None:
     """An upstream that can't prove its name gets not one byte of ours (R41, R128)."""
-    context = authority.server_context("other.example" if fault == "wrong name" else "localhost", expired=fault == "expired")
+    context = authority.server_context(
+        "other.example" if fault == "wrong name" else "localhost", expired=fault == "expired"
+    )
     with Upstream(tls=context) as upstream:
         ca = [] if fault == "unknown CA" else [f"upstream.tls.ca_file={authority.ca_file}"]
         proxy = launch(upstream, *ca)
@@ -103,9 +107,7 @@ def test_bad_certificate(launch: Launcher, authority: CertificateAuthority, faul
 def test_server_name(launch: Launcher, authority: CertificateAuthority) -> None:
     """upstream.tls.server_name is the name that the certificate must have."""
     with Upstream(tls=authority.server_context("api.example")) as upstream:
-        proxy = launch(
-            upstream, f"upstream.tls.ca_file={authority.ca_file}", "upstream.tls.server_name=api.example"
-        )
+        proxy = launch(upstream, f"upstream.tls.ca_file={authority.ca_file}", "upstream.tls.server_name=api.example")
         with proxy.connect() as client:
             assert client.get().status == 200
 

@@ -126,9 +126,7 @@ def test_stop_before_the_first_token(launch: Launcher, upstream: Upstream, provi
 
 def test_port_in_use(launch: Launcher, proxy: Proxy, upstream: Upstream) -> None:
     """A port that is taken is one clear sentence and exit code 1 (R165)."""
-    process = launch.spawn(
-        upstream, f"listen.address=127.0.0.1:{proxy.port}", f"admin.address=127.0.0.1:{free_port()}"
-    )
+    process = launch.spawn(upstream, f"listen.address=127.0.0.1:{proxy.port}", f"admin.address=127.0.0.1:{free_port()}")
     _, errors = process.communicate(timeout=TIMEOUT)
 
     assert process.returncode == 1

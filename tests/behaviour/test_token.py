@@ -46,7 +46,9 @@ def test_basic_is_form_encoded(launch: Launcher, upstream: Upstream, provider: D
 def test_secret_post(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:
     """client_secret_post puts both into the body, and no Authorization beside them (R74)."""
     (client,) = provider.clients.values()
-    provider.clients[client.client_id] = RegisteredClient(client_secret=client.client_secret, auth_method="client_secret_post")
+    provider.clients[client.client_id] = RegisteredClient(
+        client_secret=client.client_secret, auth_method="client_secret_post"
+    )
     launch(upstream, "oauth.auth_method=client_secret_post")
 
     form = parse_qs(provider.received[-1].body.decode())
@@ -99,9 +101,7 @@ def test_unusable_tokens(
     "body",
     [b"", b"<html>", b"[]", b'{"access_token":', b"[" * 100_000, b'{"a":1,"a":2}', b" " * 2_000_000, b"9" * 5000],
 )
-def test_garbage_from_the_provider(
-    launch: Launcher, upstream: Upstream, provider: DemoProvider, body: bytes
-) -> None:
+def test_garbage_from_the_provider(launch: Launcher, upstream: Upstream, provider: DemoProvider, body: bytes) -> None:
     """Whatever the token endpoint answers, the proxy lives, and recovers with it (R76, R78, F9)."""
     provider.faults.token = faults.answer(200, body)
     proxy = launch(upstream, "oauth.refresh.wait=100ms", "oauth.refresh.min_interval=1s", ready=False)
@@ -323,4 +323,3 @@ def test_load_across_refreshes(launch: Launcher, upstream: Upstream, provider: D
 
     with ThreadPoolExecutor(20) as workers:
         assert set().union(*workers.map(work, range(20))) == {200}
-

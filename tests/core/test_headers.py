@@ -318,9 +318,7 @@ def test_response_framing_is_noted_and_rebuilt() -> None:
     assert fields == ([b"X-A: 1\r\n"], {b"content-length": b"5", b"transfer-encoding": b"gzip"})
 
 
-@pytest.mark.parametrize(
-    "reason, line", [(b"OK", b"HTTP/1.1 200 OK\r\n\r\n"), (b"", b"HTTP/1.1 200 \r\n\r\n")]
-)
+@pytest.mark.parametrize("reason, line", [(b"OK", b"HTTP/1.1 200 OK\r\n\r\n"), (b"", b"HTTP/1.1 200 \r\n\r\n")])
 def test_status_line(reason: bytes, line: bytes) -> None:
     """An empty reason keeps its space (RFC 9112 §4)."""
     assert response_head(200, reason, [], b"") == line

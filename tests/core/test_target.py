@@ -189,7 +189,24 @@ def leaves_base(path: bytes) -> bool:
     return False
 
 
-pieces = [b"/", b".", b"..", b"%2e", b"%2E", b"%2f", b"%5C", b"\\", b";", b"%3b", b"%25", b"%", b"2", b"e", b"%32", b"%65"]
+pieces = [
+    b"/",
+    b".",
+    b"..",
+    b"%2e",
+    b"%2E",
+    b"%2f",
+    b"%5C",
+    b"\\",
+    b";",
+    b"%3b",
+    b"%25",
+    b"%",
+    b"2",
+    b"e",
+    b"%32",
+    b"%65",
+]
 climbing = st.lists(st.sampled_from([*pieces, b"f", b"a", b"?"]), max_size=14).map(lambda parts: b"/" + b"".join(parts))
 
 

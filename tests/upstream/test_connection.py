@@ -17,13 +17,29 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.admission import OutboundRequest
 from proxy.core.headers import ResponseRules
 from proxy.errors import BodyTooLarge, UpstreamError, UpstreamIncomplete, UpstreamProtocol, UpstreamTimeout
 from proxy.settings import Duration, Upstream
 from proxy.upstream.connection import HIGH_WATER, MAX_FIELDS, MAX_OVERHEAD, UpstreamConnection
 
-RULES = ResponseRules()
 PATIENCE = 20  # seconds after which something that should have happened never will
+
+
+def request(head: bytes = b"GET / HTTP/1.1\r\n\r\n", **known: Any) -> OutboundRequest:
+    given: dict[str, Any] = {
+        "method": "GET",
+        "head": head,
+        "token": b"token",
+        "response_rules": ResponseRules(),
+        "has_body": False,
+        "chunked": False,
+        "bodiless_response": False,
+        "expects_continue": False,
+        "opens_tunnel": False,
+        "max_body": None,
+    }
+    return OutboundRequest(**given | known)
 
 
 class Clock:
@@ -78,18 +94,16 @@ class Wire(asyncio.Transport):
 class Scene:
     """A connection with an exchange under way, between a clock and a wire."""
 
-    def __init__(self, *, bodiless: bool = False, finished: bool = True) -> None:
+    def __init__(self, *, bodiless: bool = False, tunnel: bool = False, finished: bool = True) -> None:
         self.clock, self.wire = Clock(), Wire()
-        settings = Upstream(
-            response_timeout=Duration(10), idle_timeout=Duration(5), keepalive_timeout=Duration(100)
-        )
+        settings = Upstream(response_timeout=Duration(10), idle_timeout=Duration(5), keepalive_timeout=Duration(100))
         self.lost: list[UpstreamConnection] = []
         self.connection = UpstreamConnection(cast(Any, self.clock), settings, self.lost.append)
         self.connection.connection_made(self.wire)
-        self.start(bodiless=bodiless, finished=finished)
+        self.start(bodiless=bodiless, tunnel=tunnel, finished=finished)
 
-    def start(self, *, bodiless: bool = False, finished: bool = True) -> None:
-        self.connection.start(b"GET / HTTP/1.1\r\n\r\n", RULES, bodiless=bodiless, finished=finished)
+    def start(self, *, bodiless: bool = False, tunnel: bool = False, finished: bool = True) -> None:
+        self.connection.start(request(bodiless_response=bodiless, opens_tunnel=tunnel), b"", finished=finished)
 
     def feed(self, *parts: bytes) -> None:
         """As a transport does it: nothing more after an abort, and then the end."""
@@ -227,7 +241,10 @@ CASES = {
     ),
     "204": Case(b"HTTP/1.1 204 OK\r\n\r\n", ok(b"", status=204, length=None)),
     "204 with a length": Case(b"HTTP/1.1 204 OK\r\nContent-Length: 4\r\n\r\n", ok(b"", status=204, length=4)),
-    "304": Case(b"HTTP/1.1 304 OK\r\nContent-Length: 4\r\nETag: x\r\n\r\n", ok(b"", status=304, length=4, lines=(b"ETag: x\r\n",))),
+    "304": Case(
+        b"HTTP/1.1 304 OK\r\nContent-Length: 4\r\nETag: x\r\n\r\n",
+        ok(b"", status=304, length=4, lines=(b"ETag: x\r\n",)),
+    ),
     "304 with chunks announced": Case(
         b"HTTP/1.1 304 OK\r\nTransfer-Encoding: chunked\r\n\r\n", ok(b"", status=304, length=None, chunked=True)
     ),
@@ -237,15 +254,14 @@ CASES = {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX: evil\r\nContent-Length: 4\r\n\r\nevil",
         ok(reusable=False),
     ),
-    "extra interim": Case(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 100 C\r\n\r\n", ok(reusable=False)
-    ),
+    "extra interim": Case(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 100 C\r\n\r\n", ok(reusable=False)),
     "extra behind chunks": Case(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
         ok(length=None, chunked=True, reusable=False),
     ),
     "extra behind close": Case(
-        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n", ok(reusable=False)
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+        ok(reusable=False),
     ),
     "head with its body": Case(
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", ok(b"", length=2, reusable=False), bodiless=True
@@ -265,23 +281,24 @@ CASES = {
     "close-delimited": Case(b"HTTP/1.1 200 OK\r\n\r\nok", ok(length=None, reusable=False), ends=True),
     "close-delimited and empty": Case(b"HTTP/1.0 200 OK\r\n\r\n", ok(b"", length=None, reusable=False), ends=True),
     "close-delimited so far": Case(
-        b"HTTP/1.1 200 OK\r\n\r\nok", Result(None, False, False, 200, b"OK", body=b"ok"),
+        b"HTTP/1.1 200 OK\r\n\r\nok",
+        Result(None, False, False, 200, b"OK", body=b"ok"),
     ),
     "close-delimited message in the body": Case(
         b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
         ok(b"HTTP/1.1 200 OK\r\n\r\n", length=None, reusable=False),
         ends=True,
     ),
-    "closed after the response": Case(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", ok(reusable=False), ends=True
-    ),
+    "closed after the response": Case(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", ok(reusable=False), ends=True),
     "nothing": Case(b"", bad(INCOMPLETE), ends=True),
     "cut in the status line": Case(b"HTTP/1.1 2", bad(INCOMPLETE), ends=True),
     "cut in the fields": Case(b"HTTP/1.1 200 OK\r\nContent-Le", bad(INCOMPLETE), ends=True),
     "cut before the empty line": Case(b"HTTP/1.1 200 OK\r\nX-A: 1\r\n", bad(INCOMPLETE), ends=True),
     "only an interim response": Case(b"HTTP/1.1 100 C\r\n\r\n", bad(INCOMPLETE), ends=True),
     "cut in the body": Case(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", bad(INCOMPLETE, status=200, reason=b"OK", length=3, body=b"ok"), ends=True
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok",
+        bad(INCOMPLETE, status=200, reason=b"OK", length=3, body=b"ok"),
+        ends=True,
     ),
     "cut before the body": Case(
         b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", bad(INCOMPLETE, status=200, reason=b"OK", length=3), ends=True
@@ -335,7 +352,8 @@ CASES = {
     "gzip, chunked": Case(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", bad()),
     "chunked, gzip": Case(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\nok", bad(), ends=True),
     "chunked twice": Case(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", bad()
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        bad(),
     ),
     "gzip to head": Case(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", bad(), bodiless=True),
     "chunked http/1.0": Case(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", bad()),
@@ -547,6 +565,24 @@ def test_our_own_abort_is_no_end() -> None:
     assert isinstance(scene.connection.error, UpstreamIncomplete)
 
 
+def test_a_switch_that_was_asked_for() -> None:
+    """A 101 to a handshake ends the head with all its fields, and hands over the bytes behind it, however cut (R59)."""
+    head = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: a\r\n\r\n"
+    raw = head + b"\x81\x02hi"
+    for cut in range(len(raw) + 1):
+        scene = Scene(tunnel=True)
+        scene.feed(raw[:cut])
+        if len(head) <= cut:
+            # The transport is told to wait until both sides are ready.
+            assert not scene.wire.reading
+        else:
+            scene.feed(raw[cut:])
+        connection = scene.connection
+        assert (connection.error, connection.head_done, connection.status) == (None, True, 101)
+        assert (connection.reason, connection.fields.lines) == (b"Switching", [b"Sec-WebSocket-Accept: a\r\n"])
+        assert connection.take() == raw[len(head) : max(cut, len(head))] or cut < len(head)
+
+
 # Timeouts.
 
 
@@ -715,7 +751,7 @@ def test_exchanges_over_one_connection() -> None:
     async def scene() -> None:
         async with connected() as peer:
             for number in range(3):
-                peer.connection.start(b"GET /%d HTTP/1.1\r\n\r\n" % number, RULES, bodiless=False, finished=True)
+                peer.connection.start(request(b"GET /%d HTTP/1.1\r\n\r\n" % number), b"", finished=True)
                 assert await peer.request() == b"GET /%d HTTP/1.1\r\n\r\n" % number
                 peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%02d" % number)
                 assert await whole(peer.connection) == b"%02d" % number
@@ -731,7 +767,7 @@ def test_a_head_is_news() -> None:
     async def scene() -> None:
         async with connected() as peer:
             connection = peer.connection
-            connection.start(b"GET / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=True)
+            connection.start(request(), b"", finished=True)
             peer.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             await connection.wait()
             assert (connection.head_done, connection.has_news) == (True, False)
@@ -751,7 +787,7 @@ def test_continue_is_news() -> None:
     async def scene() -> None:
         async with connected() as peer:
             connection = peer.connection
-            connection.start(b"POST / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=False)
+            connection.start(request(b"POST / HTTP/1.1\r\n\r\n"), b"", finished=False)
             peer.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             await connection.wait()
             assert (connection.continued, connection.head_done) == (True, False)
@@ -764,12 +800,12 @@ def test_timeouts_over_the_wire() -> None:
 
     async def scene() -> None:
         async with connected(response_timeout=Duration(0.02)) as peer:
-            peer.connection.start(b"GET / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=True)
+            peer.connection.start(request(), b"", finished=True)
             with pytest.raises(UpstreamTimeout):
                 await peer.connection.wait()
             await peer.gone()
         async with connected(idle_timeout=Duration(0.02)) as peer:
-            peer.connection.start(b"GET / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=True)
+            peer.connection.start(request(), b"", finished=True)
             peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")
             with pytest.raises(UpstreamTimeout):
                 await whole(peer.connection)
@@ -787,7 +823,7 @@ def test_back_pressure_on_the_upstream() -> None:
     async def scene() -> None:
         async with connected() as peer:
             connection = peer.connection
-            connection.start(b"GET / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=True)
+            connection.start(request(), b"", finished=True)
             peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
             peer.writer.write(b"a" * size)
             while connection._transport.is_reading():
@@ -810,7 +846,7 @@ def test_back_pressure_on_the_client() -> None:
     async def scene() -> None:
         async with connected() as peer:
             connection = peer.connection
-            connection.start(b"POST / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=False)
+            connection.start(request(b"POST / HTTP/1.1\r\n\r\n"), b"", finished=False)
             connection.send(b"a" * size)
             drained = asyncio.ensure_future(connection.drain())
             await peer.request()
@@ -830,7 +866,7 @@ def test_a_stalled_upload() -> None:
 
     async def scene() -> None:
         async with connected(idle_timeout=Duration(0.05)) as peer:
-            peer.connection.start(b"POST / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=False)
+            peer.connection.start(request(b"POST / HTTP/1.1\r\n\r\n"), b"", finished=False)
             peer.connection.send(b"a" * 50_000_000)
             await peer.connection.drain()
             with pytest.raises(UpstreamTimeout):
@@ -846,7 +882,7 @@ def test_the_peer_goes(sent: bytes, reset: bool) -> None:
 
     async def scene() -> None:
         async with connected() as peer:
-            peer.connection.start(b"POST / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=False)
+            peer.connection.start(request(b"POST / HTTP/1.1\r\n\r\n"), b"", finished=False)
             peer.connection.send(b"a" * 50_000_000)
             drained = asyncio.ensure_future(peer.connection.drain())
             await peer.request()
@@ -871,7 +907,7 @@ def test_failing_an_exchange() -> None:
 
     async def scene() -> None:
         async with connected() as peer:
-            peer.connection.start(b"POST / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=False)
+            peer.connection.start(request(b"POST / HTTP/1.1\r\n\r\n"), b"", finished=False)
             waiting = asyncio.ensure_future(peer.connection.wait())
             await peer.request()
             peer.connection.fail(BodyTooLarge())
@@ -889,7 +925,7 @@ def test_waiting_can_be_given_up() -> None:
 
     async def scene() -> None:
         async with connected() as peer:
-            peer.connection.start(b"GET / HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=True)
+            peer.connection.start(request(), b"", finished=True)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0):
                     await peer.connection.wait()

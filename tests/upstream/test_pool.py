@@ -1,7 +1,6 @@
 """The pool against real servers on loopback: what is reused, what waits, and what a failed connect is called."""
 
 import asyncio
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from proxy.admission import OutboundRequest
 from proxy.core.headers import ResponseRules
 from proxy.demo.certificates import CertificateAuthority
 from proxy.errors import (
@@ -30,12 +30,26 @@ from proxy.settings import Duration
 from proxy.settings import Upstream as Settings
 from proxy.settings import UpstreamTls as TlsSettings
 from proxy.upstream.connection import UpstreamConnection
-from proxy.upstream.pool import UpstreamPool, tls_context
+from proxy.upstream.pool import UpstreamPool
 from tests.peers import Received, Upstream, free_port, trap
 
 PATIENCE = 20  # seconds after which something that should have happened never will
-RULES = ResponseRules()
-REQUEST = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def request(head: bytes = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n") -> OutboundRequest:
+    return OutboundRequest(
+        method="GET",
+        head=head,
+        token=b"token",
+        response_rules=ResponseRules(),
+        has_body=False,
+        chunked=False,
+        bodiless_response=False,
+        expects_continue=False,
+        opens_tunnel=False,
+        max_body=None,
+    )
+
 
 Scene = Callable[[], Coroutine[Any, Any, None]]
 
@@ -67,7 +81,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def exchange(connection: UpstreamConnection) -> bytes:
-    connection.start(REQUEST, RULES, bodiless=False, finished=True)
+    connection.start(request(), b"", finished=True)
     while not connection.complete:
         await connection.wait()
     return connection.take()
@@ -237,7 +251,7 @@ def test_a_response_cut_by_tls_is_not_complete(tmp_path: Path) -> None:
         with Upstream(answer, authority.server_context("localhost")) as upstream:
             async with pool_to(upstream.url, tls=TlsSettings(ca_file=str(authority.ca_file))) as pool:
                 connection = await pool.acquire()
-                connection.start(b"GET /whole HTTP/1.1\r\n\r\n", RULES, bodiless=False, finished=True)
+                connection.start(request(b"GET /whole HTTP/1.1\r\n\r\n"), b"", finished=True)
                 while not connection.complete:
                     await connection.wait()
                 assert connection.take() == b"ok"
@@ -428,7 +442,7 @@ def test_closing_the_pool() -> None:
         with Upstream() as upstream:
             async with pool_to(upstream.url, max_connections=1) as pool:
                 connection = await pool.acquire()
-                connection.start(REQUEST[:-2], RULES, bodiless=False, finished=True)
+                connection.start(request(b"GET /a HTTP/1.1\r\n"), b"", finished=True)
                 waiters = [asyncio.ensure_future(pool.acquire()) for _ in range(3)]
                 await until(lambda: waiting(pool) == 3)
                 pool.close()
@@ -612,10 +626,19 @@ def test_old_tls(authority: CertificateAuthority) -> None:
     assert upstream.raw_bytes == b""
 
 
-def test_the_key_log_of_the_environment_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_key_log_of_the_environment_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, authority: CertificateAuthority, tmp_path: Path
+) -> None:
     """SSLKEYLOGFILE gives the session keys to nobody (R40, R150)."""
-    monkeypatch.setitem(os.environ, "SSLKEYLOGFILE", str(tmp_path / "keys"))
-    assert not tls_context(TlsSettings()).keylog_filename
+    with Upstream(tls=authority.server_context("localhost")) as upstream:
+        monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+
+        async def scene() -> None:
+            async with pool_to(upstream.url, tls=tls(authority)) as pool:
+                assert await exchange(await pool.acquire()) == b"ok"
+
+        play(scene)
+    assert not (tmp_path / "keys").exists()
 
 
 def test_the_environment_chooses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

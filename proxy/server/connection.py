@@ -1,39 +1,31 @@
-"""The data port: aiohttp's low-level server with a strict handler of its own.
-
-aiohttp accepts connections, parses requests and does flow control. What is done with a request, every byte that answers
-it and when a connection ends is decided here: a request costs no task, no request object and no response object.
-"""
+"""One client's connection to the data port."""
 
 import asyncio
 import socket
 import struct
-from collections import deque
 from contextlib import suppress
 from secrets import token_hex
 from time import perf_counter
-from typing import Any, NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
-from proxy.admission import Admission, request_id
+from proxy.admission import Admitted, OutboundRequest, request_id
 from proxy.core.problem import problem_response
 from proxy.deadline import Deadline
-from proxy.errors import BadRequest, HeaderTooLarge, Overloaded, ProxyError, RequestTimeout, StartError
-from proxy.forward import forward
-from proxy.log import Log
-from proxy.metrics import Traffic
+from proxy.errors import BadRequest, HeaderTooLarge, Overloaded, ProxyError, RequestTimeout
+from proxy.forward import Exchange
 from proxy.record import RequestRecord
-from proxy.settings import Settings
-from proxy.tokens import Credential, TokenSource
-from proxy.upstream.pool import UpstreamPool
+from proxy.server.serving import Serving
+from proxy.tokens import Credential
+from proxy.upstream.connection import TunnelEnd
 
 MAX_FIELDS = 128
-RECENT_REQUESTS = 100
 # How long a client that was answered early may go on sending, so that it reads the answer before it sees a reset
 # (RFC 9112 §9.6).
 LINGER = 2.0
@@ -41,86 +33,34 @@ LINGER = 2.0
 _RESET = struct.pack("ii", 1, 0)
 
 
-class DataPort(web.Server):
-    """What the connections of the data port share. Raises StartError where aiohttp can't be trusted to parse."""
+class _Sending(NamedTuple):
+    """What the request that is being served is made of."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        tokens: TokenSource,
-        pool: UpstreamPool,
-        traffic: Traffic,
-        log: Log,
-    ) -> None:
-        super().__init__(_unused, handler_cancellation=True)
-        _require_c_parser()
-        self.settings = settings
-        self.admission = Admission(settings)
-        self.tokens = tokens
-        self.pool = pool
-        self.traffic = traffic
-        self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
-        self.draining = False
-        self._open: set[ClientConnection] = set()
-        self._empty = asyncio.Event()
-        self._log = log
-
-    def __call__(self) -> "ClientConnection":
-        return ClientConnection(self, self._loop)
-
-    def finished(self, record: RequestRecord) -> None:
-        """One line and one set of metrics for a request, whatever became of it."""
-        record.duration = perf_counter() - record.started
-        record.count(self.traffic)
-        self.recent.append(record)
-        access = self.settings.log.access
-        if access == "all" or (access == "errors" and record.is_notable):
-            self._log.info("request", **record.fields())
-
-    def report_bug(self, exc: Exception) -> None:
-        """The only place that meets an exception which nobody foresaw; its text could be a peer's."""
-        self._log.error("unexpected_error", error=exc)
-
-    def opened(self, connection: "ClientConnection") -> None:
-        self._open.add(connection)
-        self._empty.clear()
-
-    def lost(self, connection: "ClientConnection") -> None:
-        self._open.discard(connection)
-        if not self._open:
-            self._empty.set()
-
-    def drain(self) -> None:
-        """From here on each answer ends its connection."""
-        self.draining = True
-
-    async def wait_empty(self) -> None:
-        """Returns when no client is connected."""
-        if self._open:
-            await self._empty.wait()
-
-    def close_idle(self) -> None:
-        """Ends the connections that wait for a request."""
-        for connection in list(self._open):
-            if connection.is_idle:
-                connection.hang_up()
-
-    def abort(self) -> None:
-        """Ends all connections."""
-        for connection in list(self._open):
-            connection.abort()
+    admitted: Admitted
+    credential: Credential
+    has_body: bool
 
 
 class ClientConnection(web.RequestHandler):
-    """One client's connection; serves its requests one after another."""
+    """Serves the requests of one client, one after another."""
 
-    __slots__ = ("_partial_head", "_payload", "_port", "_read_deadline", "_write_deadline", "http_11", "persistent")
+    __slots__ = (
+        "_partial_head",
+        "_payload",
+        "_read_deadline",
+        "_sending",
+        "_serving",
+        "_settings",
+        "_tunnel",
+        "_write_deadline",
+        "http_11",
+        "persistent",
+    )
 
-    def __init__(self, port: DataPort, loop: asyncio.AbstractEventLoop) -> None:
-        listen = port.settings.listen
+    def __init__(self, server: web.Server, serving: Serving, loop: asyncio.AbstractEventLoop) -> None:
+        listen = serving.settings.listen
         super().__init__(
-            port,
+            server,
             loop=loop,
             keepalive_timeout=0,  # our deadlines stand in for aiohttp's timer, which a dribbled head does not stop
             access_log=None,  # type: ignore[arg-type] # documented for web.Server
@@ -130,9 +70,12 @@ class ClientConnection(web.RequestHandler):
             max_headers=MAX_FIELDS,
             read_bufsize=1 << 16,
         )
-        self._port = port
+        self._serving = serving
+        self._settings = serving.settings
         self._payload: StreamReader | None = None
+        self._sending: _Sending | None = None
         self._partial_head = 0
+        self._tunnel: TunnelEnd | None = None
         self._read_deadline = Deadline(loop, self._read_expired)
         self._write_deadline = Deadline(loop, self.abort)
         self.http_11 = True
@@ -141,14 +84,14 @@ class ClientConnection(web.RequestHandler):
     # The connection.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._port.opened(self)
+        self._serving.connections.opened(self)
         super().connection_made(transport)
-        self._read_deadline.set(self._port.settings.listen.keepalive_timeout)
+        self._read_deadline.set(self._settings.listen.keepalive_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._read_deadline.close()
         self._write_deadline.close()
-        self._port.lost(self)
+        self._serving.connections.lost(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -168,9 +111,9 @@ class ClientConnection(web.RequestHandler):
 
     def _head_progress(self, size: int) -> None:
         if not self._partial_head:
-            self._read_deadline.set(self._port.settings.listen.header_timeout)
+            self._read_deadline.set(self._settings.listen.header_timeout)
         self._partial_head += size
-        if self._partial_head > self._port.settings.listen.max_header_size:
+        if self._partial_head > self._settings.listen.max_header_size:
             self._refuse(HeaderTooLarge())
 
     @property
@@ -189,13 +132,13 @@ class ClientConnection(web.RequestHandler):
         """Answers a head that never became a request."""
         record = RequestRecord("", "", perf_counter())
         self._answer(error, record, close=True)
-        self._port.finished(record)
+        self._serving.finished(record)
         self.hang_up()
 
     def hang_up(self) -> None:
         """Sends what is written, then closes; a client that reads nothing is cut."""
         if self.transport is not None:
-            self._write_deadline.set(self._port.settings.upstream.idle_timeout)
+            self._write_deadline.set(self._settings.upstream.idle_timeout)
             self.transport.close()
 
     def abort(self) -> None:
@@ -219,7 +162,7 @@ class ClientConnection(web.RequestHandler):
                 message, payload = await self._next_message()
                 self._read_deadline.clear()
                 await self._serve(message, payload)
-                self._read_deadline.set(self._port.settings.listen.keepalive_timeout)
+                self._read_deadline.set(self._settings.listen.keepalive_timeout)
         finally:
             self.hang_up()
 
@@ -238,7 +181,7 @@ class ClientConnection(web.RequestHandler):
         return message
 
     async def _serve(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> None:
-        traffic = self._port.traffic
+        traffic = self._serving.traffic
         traffic.in_flight += 1
         if isinstance(message, _ErrInfo):
             record = RequestRecord("", "", perf_counter())
@@ -258,31 +201,36 @@ class ClientConnection(web.RequestHandler):
             if isinstance(exc, asyncio.CancelledError):
                 raise
         except Exception as exc:  # noqa: BLE001 - one request must not take the connection's task down unanswered
-            self._port.report_bug(exc)
+            self._serving.report_bug(exc)
             self._fail(ProxyError(), payload, record)
         finally:
             traffic.in_flight -= 1
-            self._port.finished(record)
+            self._serving.finished(record)
         if not payload.is_eof():
             await self._linger(payload)
         self._payload = None
 
     async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
-        port = self._port
+        serving = self._serving
         self.http_11 = message.version == HttpVersion11
-        self.persistent = not (message.should_close or port.draining or self._upgraded)
+        self.persistent = not (message.should_close or serving.connections.draining or self._upgraded)
         record.request_id = request_id(message)
-        if port.traffic.in_flight > port.settings.limits.max_in_flight:
+        if serving.traffic.in_flight > self._settings.limits.max_in_flight:
             raise Overloaded
-        admitted = port.admission.admit(message)
-        credential = port.tokens.current() or await self._wait_for_token(record)
-        request = port.admission.outbound(admitted, credential.line, has_body=not payload.at_eof())
-        await forward(request, self, port.pool, record)
+        admitted = serving.admission.admit(message)
+        self._sending = _Sending(
+            admitted, serving.tokens.current() or await self._wait_for_token(record), not payload.at_eof()
+        )
+        keep = self._settings.limits.replay_body
+        await Exchange(self._outbound(self._sending), self, serving.pool, record, keep).run()
+
+    def _outbound(self, sending: "_Sending") -> OutboundRequest:
+        return self._serving.admission.outbound(sending.admitted, sending.credential.line, has_body=sending.has_body)
 
     async def _wait_for_token(self, record: RequestRecord) -> Credential:
         began = perf_counter()
         try:
-            return await self._port.tokens.acquire()
+            return await self._serving.tokens.acquire()
         finally:
             record.token_wait = perf_counter() - began
 
@@ -315,14 +263,36 @@ class ClientConnection(web.RequestHandler):
                 while await payload.readany():
                     pass
 
-    # What `forward` needs.
+    # After a 101.
+
+    def open_tunnel(self, other: TunnelEnd) -> None:
+        self._serving.connections.tunnel_opened(self)
+        self._tunnel = other
+        self.set_parser(_ToTunnel(other))  # type: ignore[arg-type] # aiohttp calls no more than `feed_data` and `feed_eof`
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._tunnel is not None:
+            self._tunnel.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._tunnel is not None:
+            self._tunnel.resume_reading()
+
+    # What an exchange needs.
+
+    async def renew(self, *, replayable: bool) -> OutboundRequest | None:
+        sending = cast(_Sending, self._sending)
+        credential = await self._serving.tokens.replace(sending.credential.generation, wait=replayable)
+        return None if credential is None else self._outbound(sending._replace(credential=credential))
 
     def body_arrived(self) -> bytes | None:
         payload = cast(StreamReader, self._payload)
         return payload.read_nowait() if payload.is_eof() else None
 
     async def read_body(self) -> bytes:
-        self._read_deadline.set(self._port.settings.upstream.idle_timeout)
+        self._read_deadline.set(self._settings.upstream.idle_timeout)
         try:
             return await cast(StreamReader, self._payload).readany()
         except (RequestPayloadError, RuntimeError) as exc:
@@ -336,24 +306,25 @@ class ClientConnection(web.RequestHandler):
 
     async def drain(self) -> None:
         if self._paused:
-            self._write_deadline.set(self._port.settings.upstream.idle_timeout)
+            self._write_deadline.set(self._settings.upstream.idle_timeout)
             try:
                 await self._drain_helper()
             finally:
                 self._write_deadline.clear()
 
 
-async def _unused(request: Any) -> NoReturn:
-    """web.Server wants a handler; `ClientConnection.start` serves instead."""
-    raise NotImplementedError(request)
+class _ToTunnel:
+    """In place of aiohttp's WebSocket reader: hands on what the client sends."""
 
+    def __init__(self, other: TunnelEnd) -> None:
+        self._other = other
 
-def _require_c_parser() -> None:
-    """The pure-Python parser of aiohttp accepts what the C parser refuses (R31)."""
-    if HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise StartError(
-            "aiohttp runs without its C extensions: unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp"
-        )
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self._other.write(data)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The connection's task is cancelled, which ends the other side."""
 
 
 def _raise_parse_error(info: _ErrInfo) -> NoReturn:

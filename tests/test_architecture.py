@@ -1,0 +1,153 @@
+"""The walls of the house, read from the source: who may import whom, what stays pure, how large a module gets."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "proxy"
+TESTS = ROOT / "tests"
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+# From the bottom to the top. A module imports from the rows below its own and from its own package, nothing else.
+LAYERS = (
+    ("errors",),
+    ("core",),
+    ("secret",),
+    ("settings",),
+    ("log", "metrics", "deadline"),
+    ("record",),
+    ("config",),
+    ("admission",),
+    ("stores", "idp", "upstream"),
+    ("tokens",),
+    ("forward",),
+    ("server", "admin"),
+    ("run",),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)
+RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+
+# What can block, wait, or tell the time, the place or the chance.
+IMPURE = frozenset(
+    {
+        *("asyncio", "aiohttp", "aiofastnet", "uvloop", "httptools", "selectors", "threading", "concurrent"),
+        *("multiprocessing", "subprocess", "signal", "queue", "contextvars"),
+        *(
+            "os",
+            "sys",
+            "io",
+            "pathlib",
+            "shutil",
+            "tempfile",
+            "socket",
+            "ssl",
+            "select",
+            "urllib.request",
+            "http.client",
+        ),
+        *("time", "random", "secrets", "uuid", "logging", "prometheus_client", "redis", "requests"),
+    }
+)
+
+MAX_LINES = 350
+
+# Modules without a test file of their own, and why.
+TESTED_ELSEWHERE = {
+    "server.py": "its subject is whole connections: tests/behaviour drives it in the real process",
+    "run.py": "its subject is the process: start, signals and exit codes are in tests/behaviour/test_process.py",
+    "cli/run.py": "hands its arguments to run.py: tests/behaviour starts every proxy with it",
+}
+# Test files that mirror no module.
+OTHER_TESTS = ("behaviour", "bench", "test_architecture.py")
+
+
+def part_of(module: Path) -> str:
+    """The part of the house that a file, relative to the package, belongs to."""
+    return module.parts[0].removesuffix(".py")
+
+
+def tree(module: Path) -> ast.Module:
+    return ast.parse((PACKAGE / module).read_bytes())
+
+
+def imports(module: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it; `from a import b` gives both `a` and `a.b`."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_parts(module: Path) -> set[str]:
+    """The parts of the house that a file imports from."""
+    dotted = (name.split(".") for name in imports(module))
+    return {name[1] for name in dotted if name[0] == "proxy" and len(name) > 1 and name[1] != "__version__"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_go_down(module: Path) -> None:
+    """Nobody imports from above or from beside: a part can be understood, and tested, with what is below it."""
+    part = part_of(module)
+    if part == "__init__":
+        assert not own_parts(module)
+        return
+    assert part in RANK, f"{part} has no place in the house"
+    assert not {other for other in own_parts(module) if other != part and RANK[other] >= RANK[part]}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part_of(module) == "core"], ids=str)
+def test_the_core_is_pure(module: Path) -> None:
+    """Nothing in core can wait, read a clock or the environment, or open anything: the same input gives the same output."""
+    names = set(imports(module))
+    assert not IMPURE & (names | {name.split(".")[0] for name in names})
+    for node in ast.walk(tree(module)):
+        assert not isinstance(node, ast.AsyncFunctionDef)
+        assert not (isinstance(node, ast.Name) and node.id in ("open", "input", "print", "exec", "eval", "__import__"))
+        assert not (isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today"))
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if part_of(module) in ("upstream", "forward")], ids=str
+)
+def test_the_data_path_knows_no_tokens(module: Path) -> None:
+    """Whoever moves the bytes gets finished requests: no token source, no identity provider, no log."""
+    assert not own_parts(module) & {"tokens", "idp", "stores", "log", "config"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_no_module_grows_without_bound(module: Path) -> None:
+    """A module has one reason to change, and can be read in one sitting."""
+    lines = (PACKAGE / module).read_text().count("\n")
+    assert lines <= MAX_LINES
+
+
+def mirror(module: Path) -> Path:
+    return TESTS / module.with_name(f"test_{module.name}")
+
+
+@pytest.mark.parametrize(
+    "module", [path for path in MODULES if path.name not in ("__init__.py", "__main__.py")], ids=str
+)
+def test_every_module_has_its_tests(module: Path) -> None:
+    """The tests of proxy/a/b.py are in tests/a/test_b.py, but for the few that are listed with a reason."""
+    assert mirror(module).exists() is (module.as_posix() not in TESTED_ELSEWHERE)
+
+
+def test_every_test_file_has_its_module() -> None:
+    """A test file that mirrors nothing is one that a move forgot."""
+    found = (path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
+    mirrors = [path for path in found if path.parts[0] not in OTHER_TESTS]
+    assert not [path for path in mirrors if path.with_name(path.name.removeprefix("test_")) not in MODULES]
+
+
+def test_the_listed_exceptions_exist() -> None:
+    """The list of exceptions names modules that there are."""
+    assert {Path(name) for name in TESTED_ELSEWHERE} <= set(MODULES)
