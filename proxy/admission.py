@@ -124,8 +124,11 @@ class Admission:
     def _check_host(self, target: Target, fields: MessageFields) -> None:
         host = fields.noted.get(b"host") if target.authority is None else target.authority
         # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
-        if host is not None and not host_allowed(host, self._allowed_hosts):
-            raise HostNotAllowed if is_host(host) else BadRequest("The Host of the request is not a host.")
+        if host is None or host_allowed(host, self._allowed_hosts):
+            return
+        if target.authority is None and not is_host(host):
+            raise BadRequest("The Host of the request is not a host.")
+        raise HostNotAllowed
 
     def _check_framing(self, message: RawRequestMessage, fields: MessageFields) -> None:
         noted = fields.noted

@@ -19,6 +19,7 @@ from proxy.metrics import Metrics
 from proxy.server import DataPort
 from proxy.server.serving import Connections, Serving
 from proxy.settings import Address, Settings
+from proxy.tls import server_context
 from proxy.tokens import TokenSource
 from proxy.upstream.pool import UpstreamPool
 
@@ -132,13 +133,14 @@ async def _open_admin(address: Address, admin: AdminParts, parts: AsyncExitStack
 
 async def _open_data_port(settings: Settings, port: DataPort) -> asyncio.Server:
     address, loop = settings.listen.address, asyncio.get_running_loop()
+    tls = server_context(settings.listen.tls, "listen.tls")
     if address.path is None:
-        opening = aiofastnet.create_server(loop, port, address.host, address.port, backlog=BACKLOG)
+        opening = aiofastnet.create_server(loop, port, address.host, address.port, ssl=tls, backlog=BACKLOG)
         return await _listen(opening, "listen.address", address)
     # Between bind and chmod nobody else may connect (R133).
     mask = os.umask(0o177)
     try:
-        opening = aiofastnet.create_unix_server(loop, port, address.path, backlog=BACKLOG)
+        opening = aiofastnet.create_unix_server(loop, port, address.path, ssl=tls, backlog=BACKLOG)
         server = await _listen(opening, "listen.address", address)
     finally:
         os.umask(mask)

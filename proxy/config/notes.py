@@ -9,17 +9,11 @@ from proxy.settings import Settings, leaves
 
 # What can be configured and does nothing in this version. A key here stands for those below it too.
 _WITHOUT_EFFECT: Mapping[str, str] = {
-    "listen.allowed_uids": "every process that can open the socket is served",
-    "listen.tls": "the data port speaks plain HTTP",
     "admin.dashboard": "there is no dashboard",
     "upstream.egress_proxy": "the upstream is reached directly",
     "oauth.clients[1]": "only the first client is used",
     "oauth.standby_exercise": "only the first client is used",
     "oauth.store": "the token is kept in memory",
-    "policy.browsers": "a request that a browser made is served like any other",
-    "policy.require_header": "no header is required",
-    "policy.allow": "every method and path is allowed",
-    "limits.replay_body": "no request is replayed",
     "tracing": "nothing is traced",
     "workers": "one process serves everything",
 }

@@ -18,7 +18,7 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from proxy.admission import Admitted, OutboundRequest, request_id
 from proxy.core.problem import problem_response
 from proxy.deadline import Deadline
-from proxy.errors import BadRequest, HeaderTooLarge, Overloaded, ProxyError, RequestTimeout
+from proxy.errors import BadRequest, CallerRefused, HeaderTooLarge, Overloaded, ProxyError, RequestTimeout
 from proxy.forward import Exchange
 from proxy.record import RequestRecord
 from proxy.server.serving import Serving
@@ -31,6 +31,8 @@ MAX_FIELDS = 128
 LINGER = 2.0
 
 _RESET = struct.pack("ii", 1, 0)
+# struct ucred: pid, uid, gid
+_PEER_CREDENTIALS = struct.Struct("3i")
 
 
 class _Sending(NamedTuple):
@@ -45,6 +47,7 @@ class ClientConnection(web.RequestHandler):
     """Serves the requests of one client, one after another."""
 
     __slots__ = (
+        "_is_refused",
         "_partial_head",
         "_payload",
         "_read_deadline",
@@ -73,6 +76,7 @@ class ClientConnection(web.RequestHandler):
         self._serving = serving
         self._settings = serving.settings
         self._payload: StreamReader | None = None
+        self._is_refused = False
         self._sending: _Sending | None = None
         self._partial_head = 0
         self._tunnel: TunnelEnd | None = None
@@ -85,6 +89,7 @@ class ClientConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._serving.connections.opened(self)
+        self._is_refused = not _is_allowed(transport, self._settings.listen.allowed_uids)
         super().connection_made(transport)
         self._read_deadline.set(self._settings.listen.keepalive_timeout)
 
@@ -215,6 +220,8 @@ class ClientConnection(web.RequestHandler):
         self.http_11 = message.version == HttpVersion11
         self.persistent = not (message.should_close or serving.connections.draining or self._upgraded)
         record.request_id = request_id(message)
+        if self._is_refused:
+            raise CallerRefused
         if serving.traffic.in_flight > self._settings.limits.max_in_flight:
             raise Overloaded
         admitted = serving.admission.admit(message)
@@ -325,6 +332,15 @@ class _ToTunnel:
 
     def feed_eof(self) -> None:
         """The connection's task is cancelled, which ends the other side."""
+
+
+def _is_allowed(transport: asyncio.BaseTransport, uids: tuple[int, ...]) -> bool:
+    """Is the calling process one of these users? The kernel knows (unix(7), SO_PEERCRED); no list: everybody is."""
+    if not uids:
+        return True
+    peer = transport.get_extra_info("socket")
+    _, uid, _ = _PEER_CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size))
+    return uid in uids
 
 
 def _raise_parse_error(info: _ErrInfo) -> NoReturn:

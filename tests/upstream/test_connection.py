@@ -568,19 +568,18 @@ def test_our_own_abort_is_no_end() -> None:
 def test_a_switch_that_was_asked_for() -> None:
     """A 101 to a handshake ends the head with all its fields, and hands over the bytes behind it, however cut (R59)."""
     head = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: a\r\n\r\n"
-    raw = head + b"\x81\x02hi"
-    for cut in range(len(raw) + 1):
+    tail = b"\x81\x02hi"
+    for cut in range(len(head + tail)):
         scene = Scene(tunnel=True)
-        scene.feed(raw[:cut])
-        if len(head) <= cut:
-            # The transport is told to wait until both sides are ready.
-            assert not scene.wire.reading
-        else:
-            scene.feed(raw[cut:])
+        scene.feed((head + tail)[:cut])
+        if cut < len(head):
+            scene.feed((head + tail)[cut:])
         connection = scene.connection
         assert (connection.error, connection.head_done, connection.status) == (None, True, 101)
         assert (connection.reason, connection.fields.lines) == (b"Switching", [b"Sec-WebSocket-Accept: a\r\n"])
-        assert connection.take() == raw[len(head) : max(cut, len(head))] or cut < len(head)
+        assert connection.take() == (tail if cut < len(head) else tail[: cut - len(head)])
+        # What comes next waits in the transport until both sides are ready.
+        assert not scene.wire.reading
 
 
 # Timeouts.
