@@ -1,5 +1,6 @@
-"""The other ends of the proxy in tests: a recording upstream, a trap, a raw client. Threads and blocking sockets only, so
-that nothing in them shares an event loop, or a library, with what is tested.
+"""The other ends of the proxy in tests: a recording upstream, a trap, a raw client.
+
+Threads and blocking sockets only, so that nothing in them shares an event loop, or a library, with what is tested.
 """
 
 import re
@@ -54,8 +55,8 @@ class Upstream:
     """Records every request and every connection, and answers with `answer`.
 
     An answer is bytes, or a function that gets the request and the socket, and says whether the connection goes on.
-    `when_head` is called as soon as a head is there, before the body is read, and may answer already (it returns True to
-    end the connection).
+    `when_head` is called as soon as a head is there, before the body is read, and may answer already; it returns True
+    to end the connection.
     """
 
     answer: Answer = OK

@@ -105,7 +105,7 @@ def test_imports_go_down(module: Path) -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if part_of(module) == "core"], ids=str)
 def test_the_core_is_pure(module: Path) -> None:
-    """Nothing in core can wait, read a clock or the environment, or open anything: the same input gives the same output."""
+    """Nothing in core can wait, read a clock or the environment, or open anything: same input, same output."""
     names = set(imports(module))
     assert not IMPURE & (names | {name.split(".")[0] for name in names})
     for node in ast.walk(tree(module)):

@@ -13,8 +13,8 @@ from aiohttp import web
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.claims import unverified_times
+from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.secret import Secret
 from proxy.demo.authorization import Client as RegisteredClient
 from proxy.demo.idp import DemoProvider

@@ -38,8 +38,8 @@ def response(key: ECKey = KEY) -> TokenResponse:
     return TokenResponse(Secret(text), 600, unverified_times(text).exp, None, 0.0)
 
 
-def verifier(provider: Provider, **settings: Duration) -> Verifier:
-    oauth = OAuth(verify=Verify(**settings))
+def verifier(provider: Provider, max_age: float = 900) -> Verifier:
+    oauth = OAuth(verify=Verify(jwks_max_age=Duration(max_age)))
     return Verifier(oauth, provider, Metrics(), Log(None), clock=time, random=lambda: 0.0)
 
 
@@ -70,7 +70,7 @@ def test_foreign_token() -> None:
 def test_garbage_in_place_of_keys(document: bytes) -> None:
     """What is no key set is a failed fetch; the last good keys go on serving (R113, F22)."""
     provider = Script(document)
-    judge = verifier(provider, jwks_max_age=Duration(0))
+    judge = verifier(provider, max_age=0)
 
     async def play() -> None:
         with pytest.raises(UnknownKey):

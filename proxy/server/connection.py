@@ -30,6 +30,10 @@ MAX_FIELDS = 128
 # (RFC 9112 §9.6).
 LINGER = 2.0
 
+# Bytes on the wire for a byte of a body: a chunk of one byte takes six.
+_CHUNK_OVERHEAD = 8
+MAX_CHUNK_OVERHEAD = 16 << 10
+
 _RESET = struct.pack("ii", 1, 0)
 # struct ucred: pid, uid, gid
 _PEER_CREDENTIALS = struct.Struct("3i")
@@ -48,6 +52,7 @@ class ClientConnection(web.RequestHandler):
 
     __slots__ = (
         "_is_refused",
+        "_overhead",
         "_partial_head",
         "_payload",
         "_read_deadline",
@@ -79,6 +84,7 @@ class ClientConnection(web.RequestHandler):
         self._is_refused = False
         self._sending: _Sending | None = None
         self._partial_head = 0
+        self._overhead = 0
         self._tunnel: TunnelEnd | None = None
         self._read_deadline = Deadline(loop, self._read_expired)
         self._write_deadline = Deadline(loop, self.abort)
@@ -100,13 +106,17 @@ class ClientConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        payload = self._payload
+        before = 0 if payload is None else payload.total_bytes
         super().data_received(data)
         if self._messages:
             self._partial_head = 0
             if isinstance(self._messages[-1][0], _ErrInfo):
                 self._fail_payloads()
-        elif self._payload is None:
+        elif payload is None:
             self._head_progress(len(data))
+        elif not payload.is_eof():
+            self._body_progress(payload, len(data), payload.total_bytes - before)
 
     def _fail_payloads(self) -> None:
         """The parser forgets the body that it was in when it met an error; its reader would wait for ever."""
@@ -120,6 +130,14 @@ class ClientConnection(web.RequestHandler):
         self._partial_head += size
         if self._partial_head > self._settings.listen.max_header_size:
             self._refuse(HeaderTooLarge())
+
+    def _body_progress(self, payload: StreamReader, size: int, gained: int) -> None:
+        """The parser bounds neither chunk extensions nor what they are in all (RFC 9112 §7.1.1, R11)."""
+        if self._reading_paused:
+            return  # what is not parsed yet looks like overhead
+        self._overhead = max(0, self._overhead + size - gained * _CHUNK_OVERHEAD)
+        if self._overhead > MAX_CHUNK_OVERHEAD:
+            payload.set_exception(BadRequest("The chunk extensions of the request body are too long."))
 
     @property
     def is_idle(self) -> bool:
@@ -165,6 +183,7 @@ class ClientConnection(web.RequestHandler):
         try:
             while self.persistent and not self._force_close and not self._close:
                 message, payload = await self._next_message()
+                self._overhead = 0
                 self._read_deadline.clear()
                 await self._serve(message, payload)
                 self._read_deadline.set(self._settings.listen.keepalive_timeout)

@@ -112,7 +112,7 @@ def test_too_large_header(proxy: Proxy, upstream: Upstream, fields: tuple[bytes,
 
 
 def test_body_limit(launch: Launcher, upstream: Upstream) -> None:
-    """limits.max_body holds for a declared length and for a body in chunks, of which the upstream sees no end (R158)."""
+    """limits.max_body holds for a declared length, and for chunks, of which the upstream sees no end (R158)."""
     proxy = launch(upstream, "limits.max_body=10")
     with proxy.connect() as client:
         client.send(request(b"POST", b"/a", body=b"0123456789"))

@@ -16,7 +16,7 @@ def test_object() -> None:
 )
 def test_anything_else(document: bytes) -> None:
     """Everything else is a ValueError that does not hold the document (R78, R79)."""
-    with pytest.raises(ValueError, match="^is n") as caught:
+    with pytest.raises(ValueError, match=r"^is n") as caught:
         json_object(document)
 
     assert caught.value.__cause__ is None

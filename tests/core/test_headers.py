@@ -1,4 +1,4 @@
-"""Header blocks as the other side reads them: what is sent is parsed back by llhttp, which is as strict as any upstream."""
+"""Header blocks as the other side reads them: what is sent is read back by llhttp, as strict as any peer."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -172,7 +172,7 @@ def test_an_upstream_cannot_drop_the_length() -> None:
     ],
 )
 def test_identity_is_not_the_clients_to_give(name: bytes) -> None:
-    """Credentials, cookies and forwarding metadata of the client, and their twins with underscores, are dropped (R60, R65, R71)."""
+    """Credentials, cookies, forwarding metadata and their twins with underscores are dropped (R60, R65, R71)."""
     assert sent([(name, b"Basic E2"), (name, b"Bearer EVIL")]) == [HOST, VIA, TOKEN]
 
 
@@ -289,7 +289,7 @@ def test_noted_fields_are_joined() -> None:
 
 
 def test_fields_that_somebody_wants_to_see() -> None:
-    """A noted field is passed on, a withheld one ends here with its twin, whatever else is said of them (R136, R139)."""
+    """A noted field is passed on, a withheld one ends here with its twin; both can be looked at (R136, R139)."""
     rules = RequestRules(b"a", removed=["Sec-Fetch-Mode"], noted=[b"origin", b"sec-fetch-mode"], withheld=[b"x-key"])
     fields = [(b"Origin", b"http://a"), (b"Sec-Fetch-Mode", b"cors"), (b"X-Key", b"1"), (b"X_Key", b"1"), (b"X-A", b"")]
     assert rules.read(fields) == (
@@ -364,7 +364,7 @@ def passes_upstream(name: bytes) -> bool:
 @given(any_fields)
 @example([(b"Connection", b"Authorization, Host, Via"), (b"Authorization", b"Bearer EVIL")])
 def test_any_request_becomes_one_request(fields: Pairs) -> None:
-    """Any valid fields give one message with our Host first, our credential last and every other field in order (R46-R52, R60, R65)."""
+    """Any valid fields give one message: our Host, all that may pass in order, our credential (R46-R52, R60, R65)."""
     hidden = nominated(fields)
     expected = [(name, value) for name, value in fields if passes_upstream(name) and name.lower() not in hidden]
     assert sent(fields) == [HOST, *expected, VIA, TOKEN]

@@ -121,7 +121,7 @@ def test_published_codes(code: str, status: int, proxy_status: str) -> None:
 
 
 def test_titles_and_details_are_sentences_of_ours() -> None:
-    """A title belongs to one type; no detail has an address, a path or a representation of an object in it (R127, R128)."""
+    """A title belongs to one type; no detail has an address, a path or the repr of an object in it (R127, R128)."""
     answers = [error for error in every_error() if error.status != HTTPStatus.INTERNAL_SERVER_ERROR]
     published = [error for error in answers if error.code != ProxyError.code]
     assert len({error.title for error in published}) == len({error.code for error in published}) == len(published)

@@ -62,7 +62,7 @@ def test_origin_form_is_kept(method: str, raw: str) -> None:
     ],
 )
 def test_absolute_form_gives_its_whole_authority(raw: str, authority: bytes, origin_form: bytes) -> None:
-    """The authority is everything up to the path, so that userinfo or a backslash can't hide a foreign host in it (R33)."""
+    """The authority is everything up to the path: userinfo or a backslash hides no foreign host in it (R33)."""
     assert parse_target("GET", raw) == Target(authority, origin_form)
 
 
@@ -103,7 +103,7 @@ def test_asterisk_is_for_options(raw: str, target: Target) -> None:
     ],
 )
 def test_other_forms_are_refused(method: str, raw: str) -> None:
-    """Neither a fragment, nor another scheme, nor a byte outside ASCII, nor what would continue the authority (R20, R32)."""
+    """No fragment, no other scheme, no byte outside ASCII, nothing that would continue the authority (R20, R32)."""
     with pytest.raises(BadTarget):
         parse_target(method, raw)
 
@@ -227,14 +227,14 @@ def test_no_reading_of_an_accepted_target_leaves_the_base(target: bytes) -> None
 def test_any_origin_form_comes_out_unchanged(rest: str) -> None:
     """Any path and query of visible ASCII without a fragment passes as it is (R34)."""
     target = parse_target("GET", "/" + rest)
-    assert target == (None, b"/" + rest.encode())
+    assert target == Target(None, b"/" + rest.encode())
     assert join_base(b"", target.origin_form) == b"/" + rest.encode()
 
 
 @given(st.sampled_from(["GET", "OPTIONS"]), st.one_of(st.text(), st.text("/:*?#@.htps\\a")))
 @example("GET", "http://a\n/b")
 def test_anything_is_accepted_or_refused(method: str, raw: str) -> None:
-    """Whatever the parser lets through is a target of ours or a BadTarget; nothing foreign becomes a path (R20, R32)."""
+    """Whatever aiohttp lets through is a target of ours or a BadTarget; nothing else becomes a path (R20, R32)."""
     try:
         authority, origin_form = parse_target(method, raw)
     except BadTarget:

@@ -20,7 +20,6 @@ from proxy.errors import (
     Stopping,
     UpstreamError,
     UpstreamIncomplete,
-    UpstreamProtocol,
     UpstreamTimeout,
     UpstreamTls,
     UpstreamUnreachable,
@@ -76,7 +75,7 @@ async def pool_to(url: str, **settings: Any) -> AsyncIterator[UpstreamPool]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the loop run until a state is reached."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - the state belongs to what is tested, which announces nothing
         await asyncio.sleep(0)
 
 
@@ -237,7 +236,7 @@ def test_an_idle_connection_is_closed_in_time() -> None:
 
 
 def test_a_response_cut_by_tls_is_not_complete(tmp_path: Path) -> None:
-    """A body without a length ends with the TLS close_notify; without it somebody may have cut it off (R122, RFC 9112 §9.8)."""
+    """A body without a length ends with TLS's close_notify; else somebody may have cut it (R122, RFC 9112 §9.8)."""
     authority = CertificateAuthority(tmp_path)
 
     def answer(received: Received, sock: socket.socket) -> bool:
@@ -303,7 +302,7 @@ def test_who_waits_gets_the_place_of_one_that_ends(how: str) -> None:
 
 
 def test_nobody_waits_for_ever() -> None:
-    """Where no connection becomes free in `connect_timeout`, the proxy is overloaded, not the upstream at fault (R129, F43)."""
+    """Where no connection becomes free in `connect_timeout`, it is the proxy that is overloaded (R129, F43)."""
 
     async def scene() -> None:
         with Upstream() as upstream:

@@ -1,4 +1,4 @@
-"""Behaviour tests drive the installed command in its own process, over real sockets."""
+"""What several test modules stand on: real servers, and the command in its own process, over real sockets."""
 
 from collections.abc import Iterator
 from pathlib import Path
