@@ -21,7 +21,6 @@ from proxy.errors import (
     LoopDetected,
     MethodNotSupported,
     NotAllowed,
-    RequestError,
 )
 from proxy.settings import (
     AllowOrigins,
@@ -182,16 +181,11 @@ def test_no_host(parse: Parse, host: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "target, error",
-    [
-        (b"http://evil.example/a", HostNotAllowed),
-        (b"http://a@localhost/a", BadRequest),
-        (b"http://localhost@evil.example/", BadRequest),
-    ],
+    "target", [b"http://evil.example/a", b"http://a@localhost/a", b"http://localhost@evil.example/"]
 )
-def test_foreign_authority(parse: Parse, target: bytes, error: type[RequestError]) -> None:
+def test_foreign_authority(parse: Parse, target: bytes) -> None:
     """An absolute form speaks for its own authority, whatever Host says (R33)."""
-    with pytest.raises(error):
+    with pytest.raises(HostNotAllowed):
         admission().admit(parse.get(target))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from secrets import token_hex
 from time import perf_counter
 from typing import Protocol
 
@@ -98,6 +99,7 @@ class Serving:
         self.recent.append(record)
         access = self.settings.log.access
         if access == "all" or (access == "errors" and record.is_notable):
+            record.request_id = record.request_id or token_hex(16)
             self._log.info("request", **record.fields())
 
     def report_bug(self, exc: Exception) -> None:

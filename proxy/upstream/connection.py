@@ -49,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffered",
         "_deadline",
         "_drained",
+        "_ended",
         "_interim",
         "_loop",
         "_on_lost",
@@ -94,6 +95,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._reading_paused = self._writing_paused = False
         self._tunnel: TunnelEnd | None = None
+        self._ended = False
         self.closed = False
         self.idle = True
 
@@ -278,25 +280,27 @@ class UpstreamConnection(asyncio.Protocol):
             self._deadline.set(self._settings.idle_timeout)
 
     def eof_received(self) -> None:
-        """The transport closes itself; `connection_lost` judges."""
+        """A FIN, or over TLS a close_notify: an end that the upstream meant. The transport closes itself after it."""
+        self._ended = True
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self.closed = True
         self._deadline.close()
         if not self.idle and not self.complete and self.error is None:
-            self._judge_end(exc)
+            self._judge_end()
         self.reusable = False
         self._parser = None
         self._wake()
         self._wake_writer()
         self._on_lost(self)
 
-    def _judge_end(self, exc: Exception | None) -> None:
+    def _judge_end(self) -> None:
         if self._tunnel is not None:
             self.complete = True
             return
         close_delimited = self.head_done and self.length is None and not self.chunked
-        if close_delimited and exc is None:
+        if close_delimited and self._ended:
+            # RFC 9112 §9.8: without close_notify, anybody on the way could have cut it.
             self.complete = True
         else:
             self.error = UpstreamIncomplete()

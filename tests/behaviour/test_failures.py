@@ -1,11 +1,15 @@
 """What a client sees when the upstream fails, and what the upstream sees when a client does."""
 
 import json
+import os
 import socket
+import ssl
 import threading
+from typing import cast
 
 import pytest
 
+from proxy.demo.certificates import CertificateAuthority
 from tests.behaviour.running import Launcher, Proxy, until
 from tests.peers import OK, TIMEOUT, Received, Upstream, free_port, request
 
@@ -165,6 +169,28 @@ def test_client_gone(proxy: Proxy, upstream: Upstream, moment: str) -> None:
     assert gone.wait(TIMEOUT)
     until(lambda: proxy.metric("thg_proxy_requests_in_flight") == 0)
     assert until(lambda: proxy.metric("thg_proxy_upstream_connections", state="active") == 0)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_close_delimited_over_tls(launch: Launcher, authority: CertificateAuthority, clean: bool) -> None:
+    """A body that ends with the connection is whole only if TLS says that the end was meant (R122)."""
+
+    def answer(_received: Received, sock: socket.socket) -> bool:
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+        if clean:
+            cast(ssl.SSLSocket, sock).unwrap()
+        else:
+            os.close(sock.detach())
+        return False
+
+    with Upstream(answer, tls=authority.server_context("localhost")) as upstream:
+        proxy = launch(upstream, f"upstream.tls.ca_file={authority.ca_file}")
+        with proxy.connect() as client:
+            client.send(request(b"GET", b"/a"))
+            received = client.rest() if not clean else client.response().body
+
+    assert b"all of it" in received
+    assert clean or not received.endswith(b"0\r\n\r\n")
 
 
 def test_early_answer_to_an_upload(proxy: Proxy, upstream: Upstream) -> None:
