@@ -5,7 +5,6 @@ token is touched. A refused caller costs nothing and learns nothing.
 """
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -47,8 +46,7 @@ _UNSUPPORTED_METHODS = frozenset({"CONNECT", "TRACE"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class OutboundRequest:
+class OutboundRequest(NamedTuple):
     """A request as it goes upstream; `head` is complete, with its empty line. `token` is the credential in it."""
 
     method: str
@@ -132,9 +130,9 @@ class Admission:
 
     def _check_framing(self, message: RawRequestMessage, fields: MessageFields) -> None:
         noted = fields.noted
-        if sum(map(len, fields.lines)) > self._max_header_size:
+        if fields.size > self._max_header_size:
             raise HeaderTooLarge
-        if noted.get(b"expect", b"100-continue").lower() != b"100-continue":
+        if b"expect" in noted and noted[b"expect"].lower() != b"100-continue":
             raise ExpectationFailed
         if message.chunked and noted[b"transfer-encoding"].lower() != b"chunked":
             # A coding below the chunks would be lost with the field (RFC 9112 §6.1).

@@ -32,8 +32,9 @@ class Deadline:
         self._at = inf
 
     def close(self) -> None:
-        """Ends it for good; the timer no longer holds its owner."""
+        """Ends it for good: it can't be set again, and the timer no longer holds its owner."""
         self._at = inf
+        self._fires_at = -inf
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

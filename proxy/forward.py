@@ -16,6 +16,7 @@ from proxy.errors import BodyTooLarge, ProxyError, UpstreamIncomplete
 from proxy.record import RequestRecord
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
+from proxy.upstream.response import Response
 from proxy.upstream.tunnel import TunnelClient, tunnel
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -23,7 +24,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONTINUE_PATIENCE = 1.0
 
 _LAST_CHUNK = b"0\r\n\r\n"
-_SWITCHING_PROTOCOLS, _NO_CONTENT, _NOT_MODIFIED = 101, 204, 304
+_NO_CONTENT, _NOT_MODIFIED = 204, 304
 _SWITCHED = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 # RFC 9209 §2.1.4
 _REPLAYED = b"Proxy-Status: thg-proxy; received-status=401\r\n"
@@ -115,40 +116,46 @@ class Exchange:
         Raises ProxyError. If `record.status` is set by then, the response has begun, and the client's connection must
         be aborted; else a problem document can still be sent.
         """
-        while not await self._attempt():
-            pass
-
-    async def _attempt(self) -> bool:
-        """Sends the request and relays the response; False if it is to be sent again instead."""
-        connection = self._pool.take_idle()
-        reused = connection is not None
-        if connection is None:
-            began = perf_counter()
-            connection = await self._pool.acquire()
-            self._record.connect = perf_counter() - began
-        try:
+        fresh = False
+        while True:
+            connection = None if fresh else self._pool.take_idle()
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(fresh=fresh)
             try:
-                await self._send(connection)
+                if await self._attempt(connection):
+                    return
+                fresh = False
             except UpstreamIncomplete:
-                if self._may_use_another(connection, reused=reused):
-                    return False
-                raise
-            if await self._has_another_token(connection):
+                if not reused or not self._may_use_another(connection):
+                    raise
+                # Other kept connections may be as old; a new one is not.
+                fresh = True
+
+    async def _connect(self, *, fresh: bool) -> UpstreamConnection:
+        began = perf_counter()
+        connection = await self._pool.acquire(fresh=fresh)
+        self._record.connect = perf_counter() - began
+        return connection
+
+    def _may_use_another(self, connection: UpstreamConnection) -> bool:
+        body_kept = self._body.kept is not None
+        return after_lost_connection(self._request.method, answered=connection.is_answered, body_kept=body_kept)
+
+    async def _attempt(self, connection: UpstreamConnection) -> bool:
+        """Sends the request and relays the response; False if it is to be sent once more, with another token."""
+        try:
+            response = await self._send(connection)
+            if await self._has_another_token(response):
                 return False
-            await self._relay(connection)
+            await self._relay(connection, response)
         finally:
-            self._leave(connection)
+            await self._leave(connection)
         return True
 
-    def _may_use_another(self, connection: UpstreamConnection, *, reused: bool) -> bool:
-        body_kept = self._body.kept is not None
-        return after_lost_connection(
-            self._request.method, reused=reused, answered=connection.answered, body_kept=body_kept
-        )
-
-    async def _has_another_token(self, connection: UpstreamConnection) -> bool:
-        challenge = connection.fields.noted.get(b"www-authenticate", b"")
-        if self._record.replayed or not asks_for_another_token(connection.status, challenge):
+    async def _has_another_token(self, response: Response) -> bool:
+        challenge = response.fields.noted.get(b"www-authenticate", b"")
+        if self._record.replayed or not asks_for_another_token(response.status, challenge):
             return False
         replayable = self._body.kept is not None
         renewed = await self._client.renew(replayable=replayable)
@@ -158,40 +165,41 @@ class Exchange:
         self._record.replayed = True
         return True
 
-    def _leave(self, connection: UpstreamConnection) -> None:
+    async def _leave(self, connection: UpstreamConnection) -> None:
         if self._upload is not None and not self._upload.done():
+            # The rest of the body is the client connection's to read away, once nobody else reads.
             self._upload.cancel()
-        if connection.complete and connection.request_sent:
-            self._pool.release(connection)
-        else:
-            # RFC 9112 §9.3: what is left of the request's body would be read as the next request.
-            connection.abort()
+            await asyncio.wait({self._upload})
+        self._pool.release(connection)
 
     # The request.
 
-    async def _send(self, connection: UpstreamConnection) -> None:
-        """Until the head of the response is there."""
+    async def _send(self, connection: UpstreamConnection) -> Response:
+        """Returns once the head of the response is there."""
         sent = perf_counter()
         request = self._request
-        # A client that asks first has sent nothing yet, and what it sends is asked for.
-        body = None if request.expects_continue and not self._record.replayed else self._body.at_once()
+        body = self._body.kept
+        if body is None and not request.expects_continue:
+            # A client that asks first has sent nothing yet.
+            body = self._body.at_once()
         if body is not None:
-            connection.start(request, _framed(body, request), finished=True)
+            response = connection.start(request, _framed(body, request), finished=True)
         else:
-            connection.start(request, b"", finished=False)
-            if not request.expects_continue or await self._go_ahead(connection):
+            response = connection.start(request, b"", finished=False)
+            if not request.expects_continue or await self._go_ahead(connection, response):
                 self._upload = asyncio.get_running_loop().create_task(self._send_body(connection))
-        while not connection.head_done:
+        while not response.head_done:
             await connection.wait()
         self._record.ttfb = perf_counter() - sent
+        return response
 
-    async def _go_ahead(self, connection: UpstreamConnection) -> bool:
+    async def _go_ahead(self, connection: UpstreamConnection, response: Response) -> bool:
         """Asks the client for its body, unless the upstream has answered without wanting it (RFC 9110 §10.1.1)."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CONTINUE_PATIENCE):
-                while not (connection.continued or connection.head_done):
+                while not (response.continued or response.head_done):
                     await connection.wait()
-        if connection.head_done:
+        if response.head_done:
             return False
         self._client.write(CONTINUE)
         return True
@@ -205,23 +213,27 @@ class Exchange:
             connection.finish(_LAST_CHUNK if chunked else b"")
         except ProxyError as error:
             connection.fail(error)
+        except Exception:
+            # Whoever waits for the response must not wait for ever.
+            connection.fail(ProxyError())
+            raise
 
     # The response.
 
-    async def _relay(self, connection: UpstreamConnection) -> None:
+    async def _relay(self, connection: UpstreamConnection, response: Response) -> None:
         client, record = self._client, self._record
-        if connection.status == _SWITCHING_PROTOCOLS:
-            await self._tunnel(connection)
+        if response.switched:
+            await self._tunnel(connection, response)
             return
-        chunked = self._reframes_as_chunked(connection)
+        chunked = self._reframes_as_chunked(response)
         if not connection.request_sent:
             # The response came before the whole request: the rest of it is not wanted (RFC 9112 §9.3).
             client.persistent = False
-        out = self._head(connection, _date(connection) + self._framing(connection, chunked=chunked))
-        record.status = connection.status
+        out = self._head(response, _date(response) + self._framing(response, chunked=chunked))
+        record.status = response.status
         while True:
             data = connection.take()
-            complete = connection.complete
+            complete = response.complete
             if data:
                 record.bytes_out += len(data)
                 out += _chunk(data) if chunked else data
@@ -233,36 +245,38 @@ class Exchange:
             if complete:
                 return
             await client.drain()
-            if not connection.has_news:
+            if not response.has_news:
                 await connection.wait()
 
-    async def _tunnel(self, connection: UpstreamConnection) -> None:
-        self._client.write(self._head(connection, _SWITCHED))
-        self._record.status = connection.status
+    async def _tunnel(self, connection: UpstreamConnection, response: Response) -> None:
+        self._client.write(self._head(response, _SWITCHED))
+        self._record.status = response.status
         self._client.persistent = False
         await tunnel(self._client, connection)
 
-    def _head(self, connection: UpstreamConnection, added: bytes) -> bytes:
-        lines = _without_token(connection.fields.lines, self._request.token)
+    def _head(self, response: Response, added: bytes) -> bytes:
+        token = self._request.token
+        lines = _without_token(response.fields.lines, token)
+        reason = b"" if token in response.reason else response.reason
         if self._record.replayed:
             added = _REPLAYED + added
-        return response_head(connection.status, connection.reason, lines, added)
+        return response_head(response.status, reason, lines, added)
 
-    def _reframes_as_chunked(self, connection: UpstreamConnection) -> bool:
+    def _reframes_as_chunked(self, response: Response) -> bool:
         """Is the length unknown, and the client able to read chunks? HTTP/1.0 reads to the end of the connection."""
-        bodiless = self._request.bodiless_response or connection.status in (_NO_CONTENT, _NOT_MODIFIED)
-        if bodiless or connection.length is not None:
+        bodiless = self._request.bodiless_response or response.status in (_NO_CONTENT, _NOT_MODIFIED)
+        if bodiless or response.length is not None:
             return False
         if not self._client.http_11:
             self._client.persistent = False
         return self._client.http_11
 
-    def _framing(self, connection: UpstreamConnection, *, chunked: bool) -> bytes:
+    def _framing(self, response: Response, *, chunked: bool) -> bytes:
         client = self._client
         lines = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         # RFC 9110 §8.6: kept for HEAD and 304, where it tells of another response; forbidden in a 204.
-        if connection.length is not None and connection.status != _NO_CONTENT:
-            lines = b"Content-Length: %d\r\n" % connection.length
+        if response.length is not None and response.status != _NO_CONTENT:
+            lines = b"Content-Length: %d\r\n" % response.length
         if not client.persistent:
             return lines + b"Connection: close\r\n"
         return lines if client.http_11 else lines + b"Connection: keep-alive\r\n"
@@ -275,9 +289,9 @@ def _without_token(lines: list[bytes], token: bytes) -> list[bytes]:
     return [line for line in lines if token not in line]
 
 
-def _date(connection: UpstreamConnection) -> bytes:
+def _date(response: Response) -> bytes:
     """RFC 9110 §6.6.1: a gateway with a clock adds the field where the origin left it out."""
-    return b"" if b"date" in connection.fields.noted else b"Date: %b\r\n" % formatdate(usegmt=True).encode()
+    return b"" if b"date" in response.fields.noted else b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
 def _framed(body: bytes, request: OutboundRequest) -> bytes:

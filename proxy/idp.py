@@ -39,15 +39,6 @@ class Endpoints:
     jwks_url: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class JwksStatus:
-    """The cached key set. `fetched_at`: Unix seconds. `last_error`: of the last fetch, None where it succeeded."""
-
-    keys: int
-    fetched_at: float | None
-    last_error: str | None
-
-
 class _Reply(NamedTuple):
     status: int
     headers: Mapping[str, str]

@@ -65,7 +65,7 @@ class RequestRecord:
         return {
             "request_id": self.request_id,
             "method": self.method,
-            "path": self.target.partition("?")[0],
+            "path": _path(self.target),
             "status": self.status,
             "code": self.code,
             "outcome": self.outcome,
@@ -77,6 +77,14 @@ class RequestRecord:
             "bytes_out": self.bytes_out,
             "replayed": self.replayed,
         }
+
+
+def _path(target: str) -> str:
+    """Neither a query, nor a fragment, nor the authority of an absolute-form: each can hold a secret."""
+    path = target.partition("?")[0].partition("#")[0]
+    if path.startswith("/") or "://" not in path:
+        return path
+    return "/" + path.partition("://")[2].partition("/")[2]
 
 
 def _milliseconds(seconds: float) -> float:

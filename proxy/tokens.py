@@ -8,16 +8,16 @@ import contextlib
 import random as random_numbers
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.clock import Clock, read
 from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.lifecycle import Lease, Lifecycle, Now, Timing, Todo
+from proxy.credential import Credential, TokenStatus
 from proxy.deadline import Deadline
 from proxy.errors import BadJwt, ClientRejected, Stopping, TokenUnavailable, Unavailable
-from proxy.idp import JwksStatus, Provider
+from proxy.idp import Provider
 from proxy.log import Log
 from proxy.metrics import Metrics
 from proxy.settings import OAuth, Refresh
@@ -34,41 +34,6 @@ _HINTS = {
     "invalid_client": "the client was deactivated (4 weeks without use), deleted (12 weeks without use), or its secret"
     " is wrong: look in the Customer Portal, API Settings",
 }
-
-
-class Credential(NamedTuple):
-    """`line`: the whole header field, ready for the wire. `generation` counts the tokens."""
-
-    line: bytes
-    generation: int
-
-    def __repr__(self) -> str:
-        return f"Credential(***, generation={self.generation})"
-
-
-@dataclass(frozen=True, slots=True)
-class TokenStatus:
-    """What operators see; all times are Unix seconds.
-
-    `last_error` (a value of the metric's label `result`) and `retry_after` (seconds) are None unless the last token
-    request failed; `last_error_at` stays. `scope`: the one that the provider names. `verification`: off, warn or
-    require, as it is in force.
-    """
-
-    state: str
-    usable: bool
-    ever_obtained: bool
-    client: str | None
-    generation: int
-    issued_at: float | None
-    expires_at: float | None
-    refresh_at: float | None
-    last_error: str | None
-    last_error_at: float | None
-    retry_after: float | None
-    scope: str | None
-    verification: str
-    jwks: JwksStatus | None
 
 
 class _Token(NamedTuple):

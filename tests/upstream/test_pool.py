@@ -30,7 +30,14 @@ from proxy.settings import Upstream as Settings
 from proxy.settings import UpstreamTls as TlsSettings
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
+from proxy.upstream.response import Response
 from tests.peers import Received, Upstream, free_port, trap
+
+
+def response_of(connection: UpstreamConnection) -> Response:
+    assert connection.response is not None
+    return connection.response
+
 
 PATIENCE = 20  # seconds after which something that should have happened never will
 
@@ -81,7 +88,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def exchange(connection: UpstreamConnection) -> bytes:
     connection.start(request(), b"", finished=True)
-    while not connection.complete:
+    while not response_of(connection).complete:
         await connection.wait()
     return connection.take()
 
@@ -251,7 +258,7 @@ def test_a_response_cut_by_tls_is_not_complete(tmp_path: Path) -> None:
             async with pool_to(upstream.url, tls=TlsSettings(ca_file=str(authority.ca_file))) as pool:
                 connection = await pool.acquire()
                 connection.start(request(b"GET /whole HTTP/1.1\r\n\r\n"), b"", finished=True)
-                while not connection.complete:
+                while not response_of(connection).complete:
                     await connection.wait()
                 assert connection.take() == b"ok"
                 with pytest.raises(UpstreamIncomplete):

@@ -1,0 +1,120 @@
+"""The cases as data: YAML, read strictly into frozen values. README.md describes the format for those who write it."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import yaml
+
+# `tests/test_settings.py` and its like name rows; a case may also name the rule or the advisory that it comes from.
+SOURCE = re.compile(r"[RF]\d+|RFC \d+ §[\d.]+|CVE-\d{4}-\d+|GHSA(-\w{4}){3}|\w+/[\w.-]+#\d+|own")
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key that the format does not know is an error."""
+
+
+class Step(_Strict):
+    """What an end does beside sending a string; one of these."""
+
+    repeat: str | None = None
+    times: int = 1
+    client_has: str | None = None
+    upstream_has: str | None = None
+    until: Literal["closed"] | None = None
+    close: Literal["fin", "reset"] | None = None
+
+    def __post_init__(self) -> None:
+        actions = (self.repeat, self.client_has, self.upstream_has, self.until, self.close)
+        if sum(action is not None for action in actions) != 1:
+            raise ValueError("A step does exactly one thing.")
+
+
+Script = str | Step | list[str | Step]
+
+
+class Answer(_Strict):
+    """What the client must get: a response of the upstream, or with `code` a problem document of the proxy."""
+
+    status: int | list[int]
+    code: str | None = None
+    fields: list[str] = []
+    no_fields: list[str] = []
+    body: Script | None = None
+    bodiless: bool = False
+    end: Literal["complete", "truncated", "reset"] = "complete"
+    times: int = 1
+
+
+class Sent(_Strict):
+    """What the upstream must get: one whole request."""
+
+    line: str
+    fields: list[str] = []
+    no_fields: list[str] = []
+    only: bool = False
+    body: Script = ""
+    times: int = 1
+
+
+class Case(_Strict):
+    """One connection of a client, from its first byte to its end."""
+
+    id: str
+    source: list[str]
+    expect: Answer | list[Answer]
+    send: Script = "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    close: bool = False
+    answers: list[Script] = ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]
+    early: bool = False
+    upstream: Literal["none", "incomplete"] | list[Sent] = [Sent(line="GET /a HTTP/1.1")]
+    known: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.source or not all(map(SOURCE.fullmatch, self.source)):
+            raise ValueError(f"{self.id}: a source is a row, a section of an RFC, an advisory, an issue or `own`.")
+
+    @property
+    def expected_answers(self) -> list[Answer]:
+        answers = self.expect if isinstance(self.expect, list) else [self.expect]
+        return [answer for answer in answers for _ in range(answer.times)]
+
+    @property
+    def expected_requests(self) -> list[Sent]:
+        requests = self.upstream if isinstance(self.upstream, list) else []
+        return [sent for sent in requests for _ in range(sent.times)]
+
+
+class Group(_Strict):
+    """One file: cases of one subject, and the settings of the proxy that they are for."""
+
+    about: str
+    cases: list[Case]
+    settings: dict[str, str] = {}
+
+
+def load_group(path: Path) -> Group:
+    """Raises msgspec.ValidationError, which names the place."""
+    return msgspec.convert(yaml.safe_load(path.read_bytes()), Group)
+
+
+def load_groups(folder: str) -> list[Group]:
+    """The files of a folder beside this module."""
+    return [load_group(path) for path in sorted((Path(__file__).parent / folder).glob("*.yaml"))]
+
+
+def steps(script: Script) -> list[str | Step]:
+    return script if isinstance(script, list) else [script]
+
+
+def text(script: Script) -> bytes:
+    """The bytes that a script sends, all in one."""
+    return b"".join(as_bytes(step) for step in steps(script))
+
+
+def as_bytes(step: str | Step) -> bytes:
+    """What one step sends; nothing where it waits. A character is a byte (latin-1)."""
+    if isinstance(step, str):
+        return step.encode("latin-1")
+    return (step.repeat or "").encode("latin-1") * step.times
