@@ -36,6 +36,9 @@ class Client(TunnelClient, Protocol):
     http_11: bool
     persistent: bool  # RFC 9112 §9.3; cleared where the connection can't go on after this exchange
 
+    def persists(self) -> bool:
+        """Will another request be read after this one? Asked when the answer begins, which says it to the client."""
+
     def body_arrived(self) -> bytes | None:
         """The whole body, if it has arrived; else None."""
 
@@ -277,7 +280,7 @@ class Exchange:
         # RFC 9110 §8.6: kept for HEAD and 304, where it tells of another response; forbidden in a 204.
         if response.length is not None and response.status != _NO_CONTENT:
             lines = b"Content-Length: %d\r\n" % response.length
-        if not client.persistent:
+        if not client.persists():
             return lines + b"Connection: close\r\n"
         return lines if client.http_11 else lines + b"Connection: keep-alive\r\n"
 

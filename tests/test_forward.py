@@ -67,6 +67,9 @@ class FakeClient:
         for piece in pieces:
             self.pieces.put_nowait(piece)
 
+    def persists(self) -> bool:
+        return self.persistent
+
     def body_arrived(self) -> bytes | None:
         return self.arrived
 

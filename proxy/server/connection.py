@@ -237,7 +237,7 @@ class ClientConnection(web.RequestHandler):
     async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
         serving = self._serving
         self.http_11 = message.version == HttpVersion11
-        self.persistent = not (message.should_close or serving.connections.draining or self._upgraded)
+        self.persistent = not (message.should_close or self._upgraded)
         record.request_id = request_id(message)
         if self._is_refused:
             raise CallerRefused
@@ -270,7 +270,7 @@ class ClientConnection(web.RequestHandler):
         # Where a request was not understood, nobody knows where the next one begins (RFC 9112 §9.3, §11.2).
         if isinstance(error, BadRequest) or not payload.is_eof():
             self.persistent = False
-        self._answer(error, record, head_only=record.method == "HEAD", close=not self.persistent)
+        self._answer(error, record, head_only=record.method == "HEAD", close=not self.persists())
 
     def _answer(
         self, error: ProxyError, record: RequestRecord, *, head_only: bool = False, close: bool = False
@@ -312,6 +312,11 @@ class ClientConnection(web.RequestHandler):
         sending = cast(_Sending, self._sending)
         credential = await self._serving.tokens.replace(sending.credential.generation, wait=replayable)
         return None if credential is None else self._outbound(sending._replace(credential=credential))
+
+    def persists(self) -> bool:
+        if self._serving.connections.draining:
+            self.persistent = False
+        return self.persistent
 
     def body_arrived(self) -> bytes | None:
         payload = cast(StreamReader, self._payload)
