@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 import yaml
 
-# `tests/test_settings.py` and its like name rows; a case may also name the rule or the advisory that it comes from.
+# Where a case comes from: a requirement or fault, a rule, an advisory, an issue, or somebody's own mind.
 SOURCE = re.compile(r"[RF]\d+|RFC \d+ §[\d.]+|CVE-\d{4}-\d+|GHSA(-\w{4}){3}|\w+/[\w.-]+#\d+|own")
 
 
@@ -69,11 +69,17 @@ class Case(_Strict):
     answers: list[Script] = ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]
     early: bool = False
     upstream: Literal["none", "incomplete"] | list[Sent] = [Sent(line="GET /a HTTP/1.1")]
+    settings: dict[str, str] = {}
     known: str | None = None
 
     def __post_init__(self) -> None:
         if not self.source or not all(map(SOURCE.fullmatch, self.source)):
             raise ValueError(f"{self.id}: a source is a row, a section of an RFC, an advisory, an issue or `own`.")
+
+    @property
+    def ends_connection(self) -> bool:
+        """Is no further request possible on the client's connection?"""
+        return self.close or any(answer.end != "complete" for answer in self.expected_answers)
 
     @property
     def expected_answers(self) -> list[Answer]:
@@ -94,14 +100,20 @@ class Group(_Strict):
     settings: dict[str, str] = {}
 
 
-def load_group(path: Path) -> Group:
-    """Raises msgspec.ValidationError, which names the place."""
-    return msgspec.convert(yaml.safe_load(path.read_bytes()), Group)
+def load(folder: str) -> list[Case]:
+    """The cases of all files of a folder beside this module, with their file in their id.
+
+    Raises msgspec.ValidationError, which names the place.
+    """
+    return [case for path in sorted((Path(__file__).parent / folder).glob("*.yaml")) for case in _load_file(path)]
 
 
-def load_groups(folder: str) -> list[Group]:
-    """The files of a folder beside this module."""
-    return [load_group(path) for path in sorted((Path(__file__).parent / folder).glob("*.yaml"))]
+def _load_file(path: Path) -> list[Case]:
+    group = msgspec.convert(yaml.safe_load(path.read_bytes()), Group)
+    return [
+        msgspec.structs.replace(case, id=f"{path.stem}/{case.id}", settings=group.settings | case.settings)
+        for case in group.cases
+    ]
 
 
 def steps(script: Script) -> list[str | Step]:

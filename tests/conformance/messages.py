@@ -70,9 +70,7 @@ def _head(data: bytes, start_line: re.Pattern[bytes]) -> tuple[bytes, list[bytes
     return start, block.split(b"\r\n")[:-1], match.end()
 
 
-def _with_body(
-    start: bytes, lines: list[bytes], size: int, data: bytes, *, to_end: bool, ended: bool
-) -> Message:
+def _with_body(start: bytes, lines: list[bytes], size: int, data: bytes, *, to_end: bool, ended: bool) -> Message:
     """RFC 9112 §6.3. `to_end`: does a message without framing go on to the end of the connection?"""
     bare = Message(start, lines, b"", size, complete=True)
     lengths, codings = bare.values(b"Content-Length"), bare.values(b"Transfer-Encoding")

@@ -1,152 +1,178 @@
-"""The ends of a case, and how it is played: a client, an upstream with a script, a trap, and the proxy between them."""
+"""How a case is played: a raw client, an upstream with a script, a trap, and the proxy in its own process between them."""
 
-import socket
-import struct
-import threading
-from collections.abc import Callable
-from contextlib import suppress
+import asyncio
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
 
-from tests.behaviour.running import Proxy
-from tests.conformance.cases import Answer, Case, Script, Step, as_bytes, steps
-from tests.conformance.messages import Message, read_request, read_response
-from tests.peers import TIMEOUT, Trap
+from tests.conformance.cases import Answer, Case, Script, as_bytes, steps
+from tests.conformance.checks import check_answer, check_requests
+from tests.conformance.ends import End, News, UpstreamEnd
+from tests.conformance.messages import Message, read_response
+from tests.peers import Trap
 
-T = TypeVar("T")
-
-# A plain request after each case; every group of cases has settings that allow it.
-PROBE = "GET /v1/vehicles/probe-%d HTTP/1.1\r\nHost: localhost\r\nX-Probe: 1\r\n\r\n"
-_IS_PROBE = b"/v1/vehicles/probe-"
-
-_RESET = struct.pack("ii", 1, 0)
-
-
-class End:
-    """One end of a connection. A thread takes in all that comes, whatever the end itself is doing."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.data = b""
-        self.ended = ""  # how the other side closed: `fin` or `reset`
-        self._sock = sock
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._receive, daemon=True)
-        self._reader.start()
-
-    def _receive(self) -> None:
-        how = "fin"
-        try:
-            while data := self._sock.recv(1 << 18):
-                self._update(data)
-        except OSError:
-            how = "reset"
-        self._update(b"", how)
-
-    def _update(self, data: bytes, ended: str = "") -> None:
-        with self._changed:
-            self.data += data
-            self.ended = ended
-            self._changed.notify_all()
-
-    def wait(self, condition: Callable[[], T]) -> T:
-        """Waits until what has come, or the end of it, makes `condition` true."""
-        with self._changed:
-            result = self._changed.wait_for(condition, TIMEOUT)
-        assert result, f"never came; there was {self.data[-500:]!r}, then {self.ended or 'nothing'}"
-        return result
-
-    def send(self, data: bytes) -> None:
-        with suppress(OSError):  # the proxy may have had enough
-            self._sock.sendall(data)
-
-    def finish(self) -> None:
-        """Sends a FIN, and goes on reading."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-
-    def reset(self) -> None:
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.close()
-
-    def close(self) -> None:
-        # A thread that is in recv() keeps the socket open.
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RD)
-        self._reader.join(TIMEOUT)
-        self._sock.close()
+# A plain request, which the settings of every group allow; the upstream answers it with its target.
+_PROBE = b"/v1/vehicles/probe"
+_PROBE_REQUEST = b"GET %b HTTP/1.1\r\nHost: localhost\r\nX-Probe: 1\r\n\r\n" % _PROBE
+_PROBE_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_PROBE), _PROBE)
 
 
 @dataclass
 class Act:
-    """The case that is being played, as its two ends know it. `marks` are the names that stand for ports and tokens."""
+    """A case in play: its client, and the requests that have come to the upstream."""
 
-    scripts: list[Script]
-    early: bool
-    marks: dict[bytes, bytes]
-    client: End | None = None
+    case: Case
+    client: End
+    begun: int = 0
+    playing: int = 0
     requests: list[Message] = field(default_factory=list)
 
-    def filled_in(self, step: str | Step) -> bytes:
-        data = as_bytes(step)
-        for mark, value in self.marks.items():
-            data = data.replace(mark, value)
+    def next_script(self) -> Script:
+        """One script a request, the last one again and again."""
+        script = self.case.answers[min(self.begun, len(self.case.answers) - 1)]
+        self.begun += 1
+        return script
+
+
+class Stage:
+    """The ends that all cases of a module share, on one event loop."""
+
+    def __init__(self, trap: Trap) -> None:
+        self._trap = trap
+        self._news = News()
+        self._connections: list[UpstreamEnd] = []
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accepted, "127.0.0.1", 0)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def play(self, case: Case, proxy_port: int) -> None:
+        """Raises AssertionError for whatever is not as the case says, or as it must be in every case."""
+        self._marks = {b"{trap}": self._trap.port, b"{upstream}": self.port, b"{proxy}": proxy_port}
+        client = await self._connect(proxy_port)
+        self._act = act = Act(case, client)
+        try:
+            await self._perform(client, case.send)
+            await self._compare_answers(act)
+            await self._news.until(lambda: not act.playing, "the end of an upstream's script")
+            await self._probe(await self._connect(proxy_port))
+            check_requests(case, act.requests, self.port)
+            self._check_leftovers(act)
+        finally:
+            client.leave()
+            await self._clear()
+
+    async def _connect(self, port: int) -> End:
+        loop = asyncio.get_running_loop()
+        _, end = await loop.create_connection(lambda: End(self._news), "127.0.0.1", port)
+        return end
+
+    async def _perform(self, end: End, script: Script, request: Message | None = None) -> None:
+        for step in steps(script):
+            end.write(self._filled_in(as_bytes(step), request))
+            if isinstance(step, str):
+                continue
+            if step.client_has is not None:
+                await self._until_seen(step.client_has, [self._act.client])
+            elif step.upstream_has is not None:
+                await self._until_seen(step.upstream_has, self._connections)
+            elif step.until is not None:
+                await self._news.until(lambda: end.ended, "the proxy closes")
+            elif step.close is not None:
+                end.close(step.close)
+
+    def _filled_in(self, data: bytes, request: Message | None) -> bytes:
+        """A case can know neither ports nor the token."""
+        for mark, port in self._marks.items():
+            data = data.replace(mark, b"%d" % port)
+        if request is not None:
+            data = data.replace(b"{token}", request.values(b"Authorization")[0].removeprefix(b"Bearer "))
         return data
 
+    async def _until_seen(self, text: str, ends: list[End] | list[UpstreamEnd]) -> None:
+        sought = text.encode("latin-1")
+        await self._news.until(lambda: any(sought in end.data for end in ends), f"somebody has {text!r}")
 
-class ScriptedUpstream:
-    """Answers each request of the act with the next script, the last one again and again, and a probe with its target."""
+    # The client's side.
 
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self.act = Act([], early=False, marks={})
-        self.connections: list[UpstreamEnd] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
+    async def _compare_answers(self, act: Act) -> None:
+        at = 0
+        for number, answer in enumerate(act.case.expected_answers):
+            message = await self._answer(act.client, at, answer, f"answer {number + 1}")
+            check_answer(answer, message, act.client.ended)
+            at += message.size
+        if act.case.ends_connection:
+            await self._news.until(lambda: act.client.ended, "the end of the client's connection")
+            assert act.client.data[at:] == b"", "more than was expected came to the client"
+        else:
+            await self._probe(act.client, at)
 
-    def __exit__(self, *_: object) -> None:
-        # close() alone leaves a thread that waits in accept().
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    async def _answer(self, client: End, at: int, answer: Answer, what: str) -> Message:
+        def message() -> Message | None:
+            ended = client.ended == "fin"
+            found = read_response(client.data[at:], ended=ended, bodiless=answer.bodiless)
+            assert found or not client.ended, f"no {what}, but {client.data[at:]!r} and a {client.ended}"
+            return found if found and (found.complete or client.ended) else None
 
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                sock, _ = self._listener.accept()
-                self.connections.append(UpstreamEnd(sock, self))
+        return await self._news.until(message, what)
 
-    def settle(self) -> None:
-        """Waits until every script has been played to its end."""
-        for connection in self.connections:
-            connection.playing.join(TIMEOUT) if connection.ended else connection.at_rest.wait(TIMEOUT)
-            assert connection.at_rest.is_set(), "a script of the upstream has not ended"
+    async def _probe(self, end: End, at: int = 0) -> None:
+        """A plain request gets the answer that is its own, and nothing else."""
+        end.write(_PROBE_REQUEST)
+        response = await self._answer(end, at, Answer(status=200), "answer to the request that follows")
+        assert (response.status, response.body) == (200, _PROBE), "another request's answer"
+        assert end.data[at + response.size :] == b""
 
-    def clear(self) -> None:
-        """Ends all connections, and waits until the proxy has done so too: the next case begins with an empty pool."""
-        for connection in self.connections:
-            connection.finish()
-            connection.wait(lambda connection=connection: connection.ended)
-            connection.close()
-        self.connections.clear()
+    # The upstream's side.
 
+    def _accepted(self) -> UpstreamEnd:
+        end = UpstreamEnd(self._news)
+        self._connections.append(end)
+        task = asyncio.get_running_loop().create_task(self._serve(end))
+        self._serving.add(task)
+        return end
 
-class UpstreamEnd(End):
-    """One connection of the proxy."""
+    async def _serve(self, end: UpstreamEnd) -> None:
+        while head := await end.head():
+            if head.target.endswith(_PROBE):
+                await end.whole()
+                end.write(_PROBE_ANSWER)
+            else:
+                await self._exchange(self._act, end, head)
 
-    def __init__(self, sock: socket.socket, upstream: ScriptedUpstream) -> None:
-        self._upstream = upstream
-        self._parsed = 0
-        self.at_rest = threading.Event()
-        self.at_rest.set()
-        super().__init__(sock)
-        self.playing = threading.Thread(target=self._serve, daemon=True)
-        self.playing.start()
+    async def _exchange(self, act: Act, end: UpstreamEnd, head: Message) -> None:
+        if act.case.early:
+            await self._play_script(act, end, head)
+        request = await end.whole()
+        if request is not None:
+            act.requests.append(request)
+        if request is not None and not act.case.early:
+            await self._play_script(act, end, request)
 
-    @property
-    def unread(self) -> bytes:
-        """What is no whole request."""
-        return self.data[self._parsed :]
+    async def _play_script(self, act: Act, end: UpstreamEnd, request: Message) -> None:
+        act.playing += 1
+        try:
+            await self._perform(end, act.next_script(), request)
+        finally:
+            act.playing -= 1
+            self._news.tell()
 
-    def _serve(self) -> None:
-        while True: ...
+    def _check_leftovers(self, act: Act) -> None:
+        unread = b"".join(end.unread for end in self._connections)
+        assert not unread or act.case.upstream == "incomplete", f"the upstream got {unread!r}"
+        assert self._trap.hits == 0
+
+    async def _clear(self) -> None:
+        """Ends the upstream's connections, and waits until the proxy has: each case begins with an empty pool."""
+        connections, serving = list(self._connections), list(self._serving)
+        self._connections.clear()
+        self._serving.clear()
+        for end in connections:
+            end.close("fin")
+            await self._news.until(lambda end=end: end.ended, "the proxy gives up a closed connection")  # type: ignore[misc]
+            end.leave()
+        await asyncio.gather(*serving)
