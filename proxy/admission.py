@@ -152,7 +152,7 @@ class Admission:
             framing = b"Content-Length: %d\r\n" % int(fields.noted[b"content-length"])
         if expects_continue:
             framing += b"Expect: 100-continue\r\n"
-        opens_tunnel = _opens_tunnel(message, fields)
+        opens_tunnel = message.upgrade and _opens_tunnel(message, fields)
         if opens_tunnel:
             framing += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
         head = request_head(
@@ -167,7 +167,7 @@ class Admission:
         return OutboundRequest(
             method=message.method,
             head=head,
-            token=authorization.split()[-1],
+            token=authorization.rpartition(b" ")[2].rstrip(),
             response_rules=self._for_allowed_origins if b"origin" in fields.noted else self._for_programs,
             has_body=has_body or message.chunked,
             chunked=message.chunked,
@@ -180,9 +180,8 @@ class Admission:
 
 def _opens_tunnel(message: RawRequestMessage, fields: MessageFields) -> bool:
     """A WebSocket handshake (RFC 6455 §4.1). Any other upgrade, h2c above all, would leave our rules behind."""
-    return bool(
-        message.upgrade
-        and message.method == "GET"
+    return (
+        message.method == "GET"
         and fields.noted.get(b"upgrade", b"").lower() == b"websocket"
         and message.version == HttpVersion11
     )

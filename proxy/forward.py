@@ -55,6 +55,21 @@ class Client(TunnelClient, Protocol):
         """Waits until the client takes more; ends the connection of one that takes nothing."""
 
 
+class _NoBody:
+    """The body of most requests."""
+
+    kept = b""
+
+    def at_once(self) -> bytes:
+        return b""
+
+    async def read(self) -> bytes:
+        return b""
+
+
+_NO_BODY = _NoBody()
+
+
 class _Body:
     """The request's body: read once, counted, and kept up to `keep` bytes, so that it can be sent again."""
 
@@ -64,7 +79,7 @@ class _Body:
         self._keep = keep
         self._limit = request.max_body
         self._pieces: list[bytes] | None = []
-        self._whole = not request.has_body
+        self._whole = False
 
     @property
     def kept(self) -> bytes | None:
@@ -73,8 +88,6 @@ class _Body:
 
     def at_once(self) -> bytes | None:
         """The whole body, if it is here already; else None."""
-        if self._whole:
-            return self.kept
         data = self._client.body_arrived()
         if data is not None:
             self._add(data)
@@ -110,7 +123,7 @@ class Exchange:
         self._client = client
         self._pool = pool
         self._record = record
-        self._body = _Body(request, client, record, keep)
+        self._body = _Body(request, client, record, keep) if request.has_body else _NO_BODY
         self._upload: asyncio.Task[None] | None = None
 
     async def run(self) -> None:

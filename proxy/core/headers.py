@@ -122,7 +122,10 @@ class _FieldReader:
         size = 0
         remembered = self._remembered
         for name, value in fields:
-            handling = remembered.get(name) or self._learn(name)
+            try:
+                handling = remembered[name]
+            except KeyError:
+                handling = self._learn(name)
             line = b"%b: %b\r\n" % (name, value)
             size += len(line)
             if handling is _PASS:

@@ -186,6 +186,9 @@ class ClientConnection(web.RequestHandler):
                 self._overhead = 0
                 self._read_deadline.clear()
                 await self._serve(message, payload)
+                # A client that asks on and on, and reads nothing, must not pile up its answers here.
+                if self._paused:
+                    await self.drain()
                 self._read_deadline.set(self._settings.listen.keepalive_timeout)
         finally:
             self.hang_up()
@@ -237,7 +240,7 @@ class ClientConnection(web.RequestHandler):
     async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
         serving = self._serving
         self.http_11 = message.version == HttpVersion11
-        self.persistent = not (message.should_close or self._upgraded)
+        self.persistent = not (message.should_close or _ends_http(message))
         record.request_id = request_id(message)
         if self._is_refused:
             raise CallerRefused
@@ -342,6 +345,11 @@ class ClientConnection(web.RequestHandler):
                 await self._drain_helper()
             finally:
                 self._write_deadline.clear()
+
+
+def _ends_http(message: RawRequestMessage) -> bool:
+    """Behind what looks like a WebSocket handshake aiohttp's parser reads no further request, tunnel or not."""
+    return bool(message.upgrade) and message.headers.get("Upgrade", "").lower() == "websocket"
 
 
 def _raise_parse_error(info: _ErrInfo) -> NoReturn:

@@ -186,7 +186,8 @@ class UpstreamConnection(asyncio.Protocol):
             await self._news()
 
     def write(self, data: bytes) -> None:
-        self.send(data)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()

@@ -201,7 +201,7 @@ class Response:
     def _end(self, *, keep_alive: bool) -> None:
         self.complete = True
         self.keep_alive = keep_alive
-        # The parser holds our methods: as a cycle, the two would be left to the garbage collector, response by response.
+        # The parser holds our methods: as a cycle, the two would be left to the garbage collector.
         del self._parser
 
 
