@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+
 from proxy.demo.idp import DemoProvider
 from tests.peers import TIMEOUT, Client, Upstream, free_port
 
@@ -81,6 +82,11 @@ class Proxy:
                 if sample.name == name and sample.labels == labels:
                     return float(sample.value)
         return 0.0
+
+    @property
+    def token_age(self) -> float:
+        """Seconds since the token was asked for; it is not replaced before oauth.refresh.min_interval has passed."""
+        return time.time() - self.metric("thg_proxy_token_issued_timestamp_seconds")
 
     @property
     def is_ready(self) -> bool:
