@@ -13,6 +13,7 @@ from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
 from proxy.core.headers import (
     BROWSER_GRANTS,
+    CORS_GRANTS,
     MessageFields,
     RequestRules,
     ResponseRules,
@@ -92,8 +93,9 @@ class Admission:
         self._path_rules = (
             None if policy.allow == "all" else tuple(PathRule.parse(rule.methods, rule.path) for rule in policy.allow)
         )
-        self._for_programs = ResponseRules(BROWSER_GRANTS if settings.listen.address.is_loopback else ())
-        self._for_allowed_origins = ResponseRules()
+        grants = BROWSER_GRANTS if settings.listen.address.is_loopback else frozenset()
+        self._for_programs = ResponseRules(grants)
+        self._for_allowed_origins = ResponseRules(grants - CORS_GRANTS)
         self._max_header_size = settings.listen.max_header_size
         self._max_body = settings.limits.max_body
 
@@ -137,6 +139,9 @@ class Admission:
         if message.chunked and noted[b"transfer-encoding"].lower() != b"chunked":
             # A coding below the chunks would be lost with the field (RFC 9112 §6.1).
             raise BadRequest("The only transfer coding that is supported is chunked.")
+        if message.chunked and message.version == HttpVersion10:
+            # Its framing counts as faulty: whoever stands between may not know chunks (RFC 9112 §6.1).
+            raise BadRequest("HTTP/1.0 has no transfer codings.")
         if self._max_body is not None and int(noted.get(b"content-length", 0)) > self._max_body:
             raise BodyTooLarge
 
@@ -152,7 +157,9 @@ class Admission:
             framing = b"Content-Length: %d\r\n" % int(fields.noted[b"content-length"])
         if expects_continue:
             framing += b"Expect: 100-continue\r\n"
-        opens_tunnel = message.upgrade and _opens_tunnel(message, fields)
+        has_body = has_body or message.chunked
+        # Behind a body, nobody could tell where the tunnel begins.
+        opens_tunnel = message.upgrade and not has_body and _opens_tunnel(message, fields)
         if opens_tunnel:
             framing += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
         head = request_head(
@@ -169,7 +176,7 @@ class Admission:
             head=head,
             token=authorization.rpartition(b" ")[2].rstrip(),
             response_rules=self._for_allowed_origins if b"origin" in fields.noted else self._for_programs,
-            has_body=has_body or message.chunked,
+            has_body=has_body,
             chunked=message.chunked,
             bodiless_response=message.method == "HEAD",
             expects_continue=expects_continue,

@@ -52,6 +52,7 @@ class Traffic(Collector):
         self.requests: defaultdict[tuple[str, int, str], int] = defaultdict(int)
         self.errors: defaultdict[str, int] = defaultdict(int)
         self.connects: defaultdict[str, int] = defaultdict(int)
+        self.replays: defaultdict[str, int] = defaultdict(int)
         self.duration = LatencyHistogram()
         self.ttfb = LatencyHistogram()
         self.in_flight = 0
@@ -82,6 +83,7 @@ class Traffic(Collector):
         )
         yield _by_label("thg_proxy_errors", "Answers that this proxy made itself, by code.", "code", self.errors)
         yield _by_label("thg_proxy_upstream_connects", "Attempts to connect to the upstream.", "result", self.connects)
+        yield _by_label("thg_proxy_replays", "Requests sent again with another token.", "result", self.replays)
         connections = GaugeMetricFamily(
             "thg_proxy_upstream_connections", "Open connections to the upstream.", labels=("state",)
         )
@@ -134,5 +136,4 @@ class Metrics:
             "client_last_used_timestamp_seconds", "When a client last obtained a token (Unix time).", "client"
         )
         self.config_reloads = counter("config_reloads", "Reloads of the configuration.", "result")
-        self.replays = counter("replays", "Requests sent a second time.", "result")
         self.event_loop_lag = gauge("event_loop_lag_seconds", "How late the event loop last ran a timer.")

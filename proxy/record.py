@@ -2,7 +2,7 @@
 
 from proxy.metrics import METHODS, Traffic
 
-_CLIENT_ERROR, _SERVER_ERROR = 400, 500
+_CLIENT_ERROR, _UNAUTHORIZED, _SERVER_ERROR = 400, 401, 500
 
 
 class RequestRecord:
@@ -57,6 +57,8 @@ class RequestRecord:
             traffic.ttfb.observe(self.ttfb)
         if self.code:
             traffic.errors[self.code] += 1
+        if self.replayed:
+            traffic.replays["rejected" if self.status == _UNAUTHORIZED else "ok"] += 1
         traffic.request_bytes += self.bytes_in
         traffic.response_bytes += self.bytes_out
 

@@ -4,32 +4,29 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 
-import aiofastnet
 from aiohttp import web
 
 from proxy.admin.app import AdminParts, AdminPort
 from proxy.errors import StartError
 from proxy.idp import Provider
-from proxy.log import capture_standard_logging, log_for
+from proxy.log import Log, capture_standard_logging, log_for
 from proxy.metrics import Metrics
 from proxy.server import DataPort
+from proxy.server.listener import Listener
 from proxy.server.serving import Connections, Serving
+from proxy.server.sockets import claim, listen
 from proxy.settings import Address, Settings
 from proxy.tls import server_context
 from proxy.tokens import TokenSource
 from proxy.upstream.pool import UpstreamPool
 
-BACKLOG = 1024
 # How long a stopping proxy leaves idle connections to clients that may be sending on them right now: their next answer
 # says `Connection: close`, which spares them a reset (RFC 9112 §9.6).
 IDLE_GRACE = 1.0
 _LAG_INTERVAL = 1.0
-
-_T = TypeVar("_T")
 
 
 class Stop:
@@ -93,7 +90,7 @@ async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | 
             stop=stop.ask,
         )
         await _open_admin(settings.admin.address, admin, parts)
-        listener = await _open_data_port(settings, DataPort(serving))
+        listener = _open_data_port(serving, log)
         parts.callback(listener.close)
         tokens.start()
         lag = asyncio.get_running_loop().create_task(_measure_lag(metrics))
@@ -124,33 +121,27 @@ async def _open_admin(address: Address, admin: AdminParts, parts: AsyncExitStack
     await runner.setup()
     parts.push_async_callback(runner.cleanup)
     site: web.BaseSite
-    if address.path is not None:
-        site = web.UnixSite(runner, address.path)
-    else:
-        site = web.TCPSite(runner, address.host, address.port)
-    await _listen(site.start(), "admin.address", address)
+    with _named("admin.address", address):
+        if address.path is not None:
+            claim(address.path)
+            site = web.UnixSite(runner, address.path)
+        else:
+            site = web.TCPSite(runner, address.host, address.port)
+        await site.start()
 
 
-async def _open_data_port(settings: Settings, port: DataPort) -> asyncio.Server:
-    address, loop = settings.listen.address, asyncio.get_running_loop()
-    tls = server_context(settings.listen.tls, "listen.tls")
-    if address.path is None:
-        opening = aiofastnet.create_server(loop, port, address.host, address.port, ssl=tls, backlog=BACKLOG)
-        return await _listen(opening, "listen.address", address)
-    # Between bind and chmod nobody else may connect (R133).
-    mask = os.umask(0o177)
+def _open_data_port(serving: Serving, log: Log) -> Listener:
+    config = serving.settings.listen
+    tls = server_context(config.tls, "listen.tls")
+    with _named("listen.address", config.address):
+        sockets = listen(config.address, int(config.unix_mode, 8))
+    return Listener(sockets, DataPort(serving), serving, tls, log)
+
+
+@contextmanager
+def _named(key: str, address: Address) -> Iterator[None]:
     try:
-        opening = aiofastnet.create_unix_server(loop, port, address.path, ssl=tls, backlog=BACKLOG)
-        server = await _listen(opening, "listen.address", address)
-    finally:
-        os.umask(mask)
-    os.chmod(address.path, int(settings.listen.unix_mode, 8))  # noqa: PTH101 - before anything waits on the loop
-    return server
-
-
-async def _listen(opening: Awaitable[_T], key: str, address: Address) -> _T:
-    try:
-        return await opening
+        yield
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else "the address is not usable"
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc

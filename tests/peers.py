@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 TIMEOUT = 20.0
+STALL = 0.5  # seconds in which a peer that wants to read has read something
 
 
 @dataclass
@@ -56,16 +57,17 @@ class Upstream:
 
     An answer is bytes, or a function that gets the request and the socket, and says whether the connection goes on.
     `when_head` is called as soon as a head is there, before the body is read, and may answer already; it returns True
-    to end the connection.
+    to end the connection. `take_body` reads the body itself, answers, and says whether the connection goes on.
     """
 
     answer: Answer = OK
     tls: ssl.SSLContext | None = None
     when_head: Callable[[bytes, socket.socket], bool | None] | None = None
+    take_body: Callable[["Reader", socket.socket], bool] | None = None
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     cut: threading.Event = field(default_factory=threading.Event)  # a client has gone in the middle of something
-    raw_bytes: bytes = b""  # every byte that was received after the TLS handshake
+    raw_bytes: bytearray = field(default_factory=bytearray)  # every byte that was received after the TLS handshake
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -128,6 +130,8 @@ class Upstream:
             return False
         if self.when_head is not None and self.when_head(head, sock):
             return False
+        if self.take_body is not None:
+            return self.take_body(reader, sock)
         received = Received(head, reader.body(head), number)
         with self._arrived:
             self.requests.append(received)
@@ -144,7 +148,7 @@ class Reader:
     def __init__(self, sock: socket.socket, log: Upstream | None = None) -> None:
         self._sock = sock
         self._log = log
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def _more(self) -> bool:
         data = self._sock.recv(65536)
@@ -157,15 +161,18 @@ class Reader:
         while mark not in self._buffer:
             if not self._more():
                 raise BodyCut
-        found, self._buffer = self._buffer.split(mark, 1)
-        return found + mark
+        return self._take(self._buffer.index(mark) + len(mark))
 
-    def _exactly(self, size: int) -> bytes:
+    def exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
             if not self._more():
                 raise BodyCut
-        found, self._buffer = self._buffer[:size], self._buffer[size:]
-        return found
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
 
     def head(self) -> bytes:
         """Up to and with the empty line; nothing where the peer has closed."""
@@ -175,25 +182,25 @@ class Reader:
 
     def body(self, head: bytes) -> bytes:
         if length := re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n", head):
-            return self._exactly(int(length[1]))
+            return self.exactly(int(length[1]))
         if re.search(rb"(?i)\r\ntransfer-encoding: chunked\r\n", head):
             return self._chunks()
         return b""
 
+    def chunk(self) -> bytes:
+        """The next chunk, empty at the end."""
+        size = int(self._until(b"\r\n"), 16)
+        return self.exactly(size + 2)[:-2]
+
     def _chunks(self) -> bytes:
-        body = b""
-        while size := int(self._until(b"\r\n"), 16):
-            body += self._exactly(size)
-            self._exactly(2)
-        self._until(b"\r\n")
-        return body
+        return b"".join(iter(self.chunk, b""))
 
     def rest(self) -> bytes:
         """Everything until the peer closes."""
         with suppress(ConnectionError):
             while self._more():
                 pass
-        return self._buffer
+        return bytes(self._buffer)
 
 
 @dataclass
@@ -211,10 +218,10 @@ class Response:
 
 
 class Client:
-    """A raw connection to the proxy."""
+    """A raw connection to the proxy: to a port of this machine, or one that is made already."""
 
-    def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+    def __init__(self, to: int | socket.socket) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", to), timeout=TIMEOUT) if isinstance(to, int) else to
         self._reader = Reader(self.sock)
 
     def __enter__(self) -> Self:
@@ -236,6 +243,18 @@ class Client:
         bodiless = to_head or head[9:12] in (b"204", b"304")
         return Response(head, b"" if bodiless else self._reader.body(head))
 
+    def head(self) -> bytes:
+        """The head of a response whose body is read piece by piece."""
+        return self._reader.head()
+
+    def chunk(self) -> bytes:
+        """The next chunk of a body, empty at the end."""
+        return self._reader.chunk()
+
+    def receive(self, size: int) -> bytes:
+        """The next `size` bytes, whatever they are."""
+        return self._reader.exactly(size)
+
     def rest(self) -> bytes:
         """Everything until the proxy closes."""
         return self._reader.rest()
@@ -252,6 +271,18 @@ def request(method: bytes, target: bytes, *fields: bytes, body: bytes = b"", hos
     if body and not any(re.match(rb"(?i)(content-length|transfer-encoding):", line) for line in fields):
         lines.append(b"Content-Length: %d" % len(body))
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def flood(sock: socket.socket, data: bytes, stalled: threading.Event) -> None:
+    """Sends all of `data`, and tells when the peer takes no more of it for a while."""
+    pending = memoryview(data)
+    sock.settimeout(STALL)
+    while pending:
+        try:
+            pending = pending[sock.send(pending) :]
+        except TimeoutError:
+            stalled.set()
+            sock.settimeout(TIMEOUT)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def busy() -> Metrics:
     metrics.jwks_fetches.labels("ok").inc()
     metrics.client_last_used.labels("primary").set(1)
     metrics.config_reloads.labels("ok").inc()
-    metrics.replays.labels("ok").inc()
+    metrics.traffic.replays["ok"] += 1
     return metrics
 
 

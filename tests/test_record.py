@@ -117,6 +117,15 @@ def test_it_is_counted() -> None:
     assert (sum(traffic.ttfb.counts), traffic.ttfb.total) == (1, 0.2)
 
 
+@pytest.mark.parametrize("status, result", [(200, "ok"), (404, "ok"), (401, "rejected")])
+def test_a_replay_is_judged_by_its_answer(status: int, result: str) -> None:
+    """A request that was sent again is counted by whether the other token was taken (R93, R95)."""
+    traffic = Traffic()
+    record(status=status, outcome="ok", replayed=True).count(traffic)
+    record(status=401, outcome="client_error").count(traffic)
+    assert dict(traffic.replays) == {result: 1}
+
+
 @pytest.mark.parametrize("method", ["", "PROPFIND", "get", "M-SEARCH"])
 def test_other_methods_share_a_label(method: str) -> None:
     """A client can't make up labels."""

@@ -198,9 +198,9 @@ def request_head(
     )
 
 
-# Fields by which an answer from "localhost" would speak for every program on this machine (R138): some let any page
-# read it, the others outlive it in the browser.
-BROWSER_GRANTS = frozenset(
+# Fields by which an answer from "localhost" would speak for every program on this machine (R138): these let pages read
+# it (Fetch §3.3),
+CORS_GRANTS = frozenset(
     {
         b"access-control-allow-origin",
         b"access-control-allow-credentials",
@@ -209,12 +209,15 @@ BROWSER_GRANTS = frozenset(
         b"access-control-expose-headers",
         b"access-control-max-age",
         b"access-control-allow-private-network",
-        b"alt-svc",
-        b"clear-site-data",
-        b"service-worker-allowed",
-        b"strict-transport-security",
     }
 )
+# and these outlive it in the browser.
+BROWSER_GRANTS = CORS_GRANTS | {
+    b"alt-svc",
+    b"clear-site-data",
+    b"service-worker-allowed",
+    b"strict-transport-security",
+}
 
 
 class ResponseRules:

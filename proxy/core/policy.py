@@ -17,9 +17,13 @@ BROWSER_FIELDS = frozenset(
 # The fetch() of Node.js and Deno says `Sec-Fetch-Mode: cors` without being a browser. A browser says more than these.
 _HARMLESS = {b"sec-fetch-site": b"none", b"sec-fetch-mode": b"cors", b"sec-fetch-dest": b"empty"}
 
-# Spellings of a path that a server may read as another one: encoded slashes, dots and percent signs, empty and dot
-# segments, backslashes, path parameters, control characters (R35, R45).
-_AMBIGUOUS = re.compile(rb"%(?:2[ef5]|5c|[01][0-9a-f]|7f)|//|\\|(?:^|/)\.{1,2}(?:[;/]|$)|;", re.IGNORECASE)
+# Spellings of a path that a server may read as another one: encoded slashes, dots and percent signs, ASCII as overlong
+# UTF-8 (RFC 3629 §10), broken encodings, empty and dot segments, backslashes, path parameters, control characters
+# (R35, R45).
+_AMBIGUOUS = re.compile(
+    rb"%(?:2[ef5]|5c|[01][0-9a-f]|7f|c[01]|e0%[89]|f0%8|(?![0-9a-f]{2}))|//|\\|(?:^|/)\.{1,2}(?:[;/]|$)|;",
+    re.IGNORECASE,
+)
 
 
 def host_names(configured: Iterable[str]) -> frozenset[bytes]:
@@ -85,7 +89,11 @@ class PathRule:
             return False
         if len(segments) < len(self.segments) or (len(segments) > len(self.segments) and not self.open_ended):
             return False
-        return all(pattern in (b"*", segment) for pattern, segment in zip(self.segments, segments, strict=False))
+        # An empty segment is no `*`: to many servers `/vehicles/` is `/vehicles`, and not one of the vehicles.
+        return all(
+            pattern == segment or (pattern == b"*" and segment)
+            for pattern, segment in zip(self.segments, segments, strict=False)
+        )
 
 
 def check_path(rules: tuple[PathRule, ...], method: str, target: bytes) -> None:

@@ -9,7 +9,9 @@ from proxy.errors import BadTarget
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
 # What is encoded more often than this is encoded to get past somebody.
 _MAX_DECODINGS = 4
-_PARENT_SEGMENT = re.compile(rb"(?:^|/)\.\.(?:[/;]|$)")
+_PARENT_SEGMENT = re.compile(rb"(?:^|/)\.\.(?:[/;\x00]|$)")
+_BACKSLASH_IS_SLASH = bytes.maketrans(b"\\", b"/")
+_IGNORED_CONTROLS = bytes(range(0x01, 0x20))
 
 
 class Target(NamedTuple):
@@ -58,10 +60,16 @@ def _may_climb(target: bytes) -> bool:
     """Could a server that decodes, even more than once, see a `..` segment in the path?"""
     path = target.partition(b"?")[0]
     for _ in range(_MAX_DECODINGS):
-        if _PARENT_SEGMENT.search(path.replace(b"\\", b"/")):
+        if _PARENT_SEGMENT.search(_carelessly_read(path)):
             return True
         decoded = unquote_to_bytes(path)
         if decoded == path:
             return False
         path = decoded
     return True
+
+
+def _carelessly_read(path: bytes) -> bytes:
+    """Some servers take a backslash for a slash, drop tabs and line ends, or decode overlong UTF-8 (CVE-2008-2938)."""
+    plain = path.replace(b"\xc0\xae", b".").replace(b"\xc0\xaf", b"/")
+    return plain.translate(_BACKSLASH_IS_SLASH, _IGNORED_CONTROLS)

@@ -6,10 +6,9 @@ import struct
 from contextlib import suppress
 from secrets import token_hex
 from time import perf_counter
-from typing import NamedTuple, NoReturn, cast
+from typing import NamedTuple, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import StreamReader
@@ -23,18 +22,16 @@ from proxy.errors import BadRequest, CallerRefused, HeaderTooLarge, Overloaded, 
 from proxy.forward import Exchange
 from proxy.record import RequestRecord
 from proxy.server.caller import is_allowed
+from proxy.server.parsing import ChunkedWire, drops_bytes, ends_http, raise_parse_error
 from proxy.server.serving import Serving
 from proxy.server.tunnel import ToTunnel
+from proxy.tls import resume_reading
 from proxy.upstream.connection import TunnelEnd
 
 MAX_FIELDS = 128
 # How long a client that was answered early may go on sending, so that it reads the answer before it sees a reset
 # (RFC 9112 §9.6).
 LINGER = 2.0
-
-# Bytes on the wire for a byte of a body: a chunk of one byte takes six.
-_CHUNK_OVERHEAD = 8
-MAX_CHUNK_OVERHEAD = 16 << 10
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -51,8 +48,9 @@ class ClientConnection(web.RequestHandler):
     """Serves the requests of one client, one after another."""
 
     __slots__ = (
+        "_is_chunked",
+        "_is_cut",
         "_is_refused",
-        "_overhead",
         "_partial_head",
         "_payload",
         "_read_deadline",
@@ -60,6 +58,7 @@ class ClientConnection(web.RequestHandler):
         "_serving",
         "_settings",
         "_tunnel",
+        "_wire",
         "_write_deadline",
         "http_11",
         "persistent",
@@ -84,7 +83,8 @@ class ClientConnection(web.RequestHandler):
         self._is_refused = False
         self._sending: _Sending | None = None
         self._partial_head = 0
-        self._overhead = 0
+        self._wire = ChunkedWire()
+        self._is_chunked = self._is_cut = False
         self._tunnel: TunnelEnd | None = None
         self._read_deadline = Deadline(loop, self._read_expired)
         self._write_deadline = Deadline(loop, self.abort)
@@ -108,14 +108,22 @@ class ClientConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         payload = self._payload
         before = 0 if payload is None else payload.total_bytes
+        in_body = payload is not None and not payload.is_eof()
+        queued = len(self._messages)
+        self._wire.saw(data)
         super().data_received(data)
         if self._messages:
             self._partial_head = 0
-            if isinstance(self._messages[-1][0], _ErrInfo):
+            message, newest = self._messages[-1]
+            if isinstance(message, _ErrInfo):
                 self._fail_payloads()
+            elif message.upgrade:
+                self._is_cut = drops_bytes(data, newest, len(self._messages) - queued)
+            elif message.chunked and payload is None and len(self._messages) == 1:
+                self._body_progress(newest, len(data) - self._settings.listen.max_header_size, newest.total_bytes)
         elif payload is None:
             self._head_progress(len(data))
-        elif not payload.is_eof():
+        elif in_body:
             self._body_progress(payload, len(data), payload.total_bytes - before)
 
     def _fail_payloads(self) -> None:
@@ -135,8 +143,7 @@ class ClientConnection(web.RequestHandler):
         """The parser bounds neither chunk extensions nor what they are in all (RFC 9112 §7.1.1, R11)."""
         if self._reading_paused:
             return  # what is not parsed yet looks like overhead
-        self._overhead = max(0, self._overhead + size - gained * _CHUNK_OVERHEAD)
-        if self._overhead > MAX_CHUNK_OVERHEAD:
+        if self._wire.is_overlong(size, gained):
             payload.set_exception(BadRequest("The chunk extensions of the request body are too long."))
 
     @property
@@ -183,7 +190,7 @@ class ClientConnection(web.RequestHandler):
         try:
             while self.persistent and not self._force_close and not self._close:
                 message, payload = await self._next_message()
-                self._overhead = 0
+                self._wire.next_request()
                 self._read_deadline.clear()
                 await self._serve(message, payload)
                 # A client that asks on and on, and reads nothing, must not pile up its answers here.
@@ -217,7 +224,8 @@ class ClientConnection(web.RequestHandler):
         self._payload = payload
         try:
             if isinstance(message, _ErrInfo):
-                _raise_parse_error(message)
+                self.persistent = False
+                raise_parse_error(message)
             await self._exchange(message, payload, record)
             record.relayed()
         except ProxyError as error:
@@ -240,7 +248,8 @@ class ClientConnection(web.RequestHandler):
     async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
         serving = self._serving
         self.http_11 = message.version == HttpVersion11
-        self.persistent = not (message.should_close or _ends_http(message))
+        self._is_chunked = message.chunked
+        self.persistent = not (message.should_close or ends_http(message) or (self._is_cut and not self._messages))
         record.request_id = request_id(message)
         if self._is_refused:
             raise CallerRefused
@@ -299,6 +308,10 @@ class ClientConnection(web.RequestHandler):
         self._tunnel = other
         self.set_parser(ToTunnel(other))  # type: ignore[arg-type] # aiohttp calls no more than `feed_data` and `feed_eof`
 
+    def _resume_transport_reading(self) -> None:
+        if self.transport is not None:
+            resume_reading(self.transport)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._tunnel is not None:
@@ -317,7 +330,9 @@ class ClientConnection(web.RequestHandler):
         return None if credential is None else self._outbound(sending._replace(credential=credential))
 
     def persists(self) -> bool:
-        if self._serving.connections.draining:
+        # aiohttp's parser counts the last trailer field among the next request's: no request may follow (R12).
+        has_trailers = self._is_chunked and self._wire.has_trailers
+        if self._serving.connections.draining or has_trailers:
             self.persistent = False
         return self.persistent
 
@@ -345,15 +360,3 @@ class ClientConnection(web.RequestHandler):
                 await self._drain_helper()
             finally:
                 self._write_deadline.clear()
-
-
-def _ends_http(message: RawRequestMessage) -> bool:
-    """Behind what looks like a WebSocket handshake aiohttp's parser reads no further request, tunnel or not."""
-    return bool(message.upgrade) and message.headers.get("Upgrade", "").lower() == "websocket"
-
-
-def _raise_parse_error(info: _ErrInfo) -> NoReturn:
-    """The parser's message repeats the client's bytes, so it goes nowhere."""
-    if isinstance(info.exc, LineTooLong) or "Too many headers" in info.message:
-        raise HeaderTooLarge
-    raise BadRequest

@@ -58,6 +58,11 @@ class Connections:
         if not self._open:
             self._empty.set()
 
+    @property
+    def count(self) -> int:
+        """Of all connections, tunnels included."""
+        return len(self._open) + len(self._tunnels)
+
     def drain(self) -> None:
         """From here on each answer ends its connection."""
         self.draining = True

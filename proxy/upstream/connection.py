@@ -8,6 +8,7 @@ from proxy.admission import OutboundRequest
 from proxy.deadline import Deadline
 from proxy.errors import ProxyError, UpstreamIncomplete, UpstreamProtocol, UpstreamTimeout
 from proxy.settings import Upstream
+from proxy.tls import resume_reading
 from proxy.upstream.response import Response
 
 # Body bytes that wait for the client before the upstream is told to pause, as in asyncio's streams.
@@ -148,7 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
         data = cast(Response, self.response).take()
         if data and self._reading_paused:
             self._reading_paused = False
-            self._transport.resume_reading()
+            resume_reading(self._transport)
             self._deadline.set(self._settings.idle_timeout)
         return data
 
@@ -179,7 +180,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._tunnel = other
         if tail := self.take():
             other.write(tail)
-        self._transport.resume_reading()
+        resume_reading(self._transport)
 
     async def wait_closed(self) -> None:
         while not self.closed:
@@ -193,7 +194,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        resume_reading(self._transport)
 
     # What the transport tells.
 

@@ -2,20 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 import yaml
+from msgspec import Struct
 
 # Where a case comes from: a requirement or fault, a rule, an advisory, an issue, or somebody's own mind.
-SOURCE = re.compile(r"[RF]\d+|RFC \d+ §[\d.]+|CVE-\d{4}-\d+|GHSA(-\w{4}){3}|\w+/[\w.-]+#\d+|own")
+SOURCE = re.compile(r"[RF]\d+|RFC \d+ §[\d.]+|CVE-\d{4}-\d+|GHSA(-\w{4}){3}|[\w-]+/[\w.-]+#\d+|own")
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key that the format does not know is an error."""
-
-
-class Step(_Strict):
+class Step(Struct, frozen=True, forbid_unknown_fields=True):
     """What an end does beside sending a string; one of these."""
 
     repeat: str | None = None
@@ -31,50 +28,57 @@ class Step(_Strict):
             raise ValueError("A step does exactly one thing.")
 
 
-Script = str | Step | list[str | Step]
+Script = str | Step | tuple[str | Step, ...]
 
 
-class Answer(_Strict):
+class Answer(Struct, frozen=True, forbid_unknown_fields=True):
     """What the client must get: a response of the upstream, or with `code` a problem document of the proxy."""
 
-    status: int | list[int]
-    code: str | None = None
-    fields: list[str] = []
-    no_fields: list[str] = []
+    status: int | tuple[int, ...]
+    code: str | tuple[str, ...] | None = None
+    fields: tuple[str, ...] = ()
+    no_fields: tuple[str, ...] = ()
     body: Script | None = None
     bodiless: bool = False
     end: Literal["complete", "truncated", "reset"] = "complete"
     times: int = 1
 
 
-class Sent(_Strict):
+class Sent(Struct, frozen=True, forbid_unknown_fields=True):
     """What the upstream must get: one whole request."""
 
     line: str
-    fields: list[str] = []
-    no_fields: list[str] = []
+    fields: tuple[str, ...] = ()
+    no_fields: tuple[str, ...] = ()
     only: bool = False
     body: Script = ""
     times: int = 1
 
 
-class Case(_Strict):
+class Case(Struct, frozen=True, forbid_unknown_fields=True):
     """One connection of a client, from its first byte to its end."""
 
     id: str
-    source: list[str]
-    expect: Answer | list[Answer]
+    source: tuple[str, ...]
+    expect: Answer | tuple[Answer, ...]
     send: Script = "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n"
     close: bool = False
-    answers: list[Script] = ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]
+    answers: tuple[Script, ...] = ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",)
     early: bool = False
-    upstream: Literal["none", "incomplete"] | list[Sent] = [Sent(line="GET /a HTTP/1.1")]
+    upstream: Literal["none", "incomplete"] | tuple[Sent, ...] = (Sent(line="GET /a HTTP/1.1"),)
     settings: dict[str, str] = {}
     known: str | None = None
 
     def __post_init__(self) -> None:
         if not self.source or not all(map(SOURCE.fullmatch, self.source)):
             raise ValueError(f"{self.id}: a source is a row, a section of an RFC, an advisory, an issue or `own`.")
+
+    def with_ports(self, ports: dict[str, int]) -> Self:
+        """Puts the number in for each `{name}`, which the author of a case can't know."""
+        encoded = msgspec.json.encode(self)
+        for name, port in ports.items():
+            encoded = encoded.replace(b"{%b}" % name.encode(), b"%d" % port)
+        return msgspec.json.decode(encoded, type=type(self))
 
     @property
     def ends_connection(self) -> bool:
@@ -83,20 +87,20 @@ class Case(_Strict):
 
     @property
     def expected_answers(self) -> list[Answer]:
-        answers = self.expect if isinstance(self.expect, list) else [self.expect]
+        answers = self.expect if isinstance(self.expect, tuple) else (self.expect,)
         return [answer for answer in answers for _ in range(answer.times)]
 
     @property
     def expected_requests(self) -> list[Sent]:
-        requests = self.upstream if isinstance(self.upstream, list) else []
+        requests = self.upstream if isinstance(self.upstream, tuple) else ()
         return [sent for sent in requests for _ in range(sent.times)]
 
 
-class Group(_Strict):
+class Group(Struct, frozen=True, forbid_unknown_fields=True):
     """One file: cases of one subject, and the settings of the proxy that they are for."""
 
     about: str
-    cases: list[Case]
+    cases: tuple[Case, ...]
     settings: dict[str, str] = {}
 
 
@@ -116,8 +120,8 @@ def _load_file(path: Path) -> list[Case]:
     ]
 
 
-def steps(script: Script) -> list[str | Step]:
-    return script if isinstance(script, list) else [script]
+def steps(script: Script) -> tuple[str | Step, ...]:
+    return script if isinstance(script, tuple) else (script,)
 
 
 def text(script: Script) -> bytes:

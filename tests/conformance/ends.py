@@ -25,10 +25,10 @@ class News:
         self._event.set()
         self._event = asyncio.Event()
 
-    async def until(self, condition: Callable[[], T], what: str) -> T:
+    async def until(self, condition: Callable[[], T | None], what: str, patience: float | None = PATIENCE) -> T:
         """Returns the first true thing that `condition` gives."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 while not (result := condition()):
                     await self._event.wait()
         except TimeoutError:
@@ -82,9 +82,14 @@ class End(asyncio.Protocol):
 class UpstreamEnd(End):
     """One connection that the proxy has made, read as a sequence of requests."""
 
-    def __init__(self, news: News) -> None:
+    def __init__(self, news: News, accepted: Callable[["UpstreamEnd"], None]) -> None:
         super().__init__(news)
+        self._accepted = accepted
         self._read = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._accepted(self)
 
     @property
     def unread(self) -> bytes:
@@ -93,7 +98,7 @@ class UpstreamEnd(End):
 
     async def head(self) -> Message | None:
         """The next request, as soon as its head is there; None at the end of the connection."""
-        await self.news.until(lambda: read_request(self.unread) or self.ended, "the head of a request")
+        await self.news.until(lambda: read_request(self.unread) or self.ended, "the next request", patience=None)
         return read_request(self.unread)
 
     async def whole(self) -> Message | None:

@@ -1,10 +1,10 @@
-"""How a case is played: a raw client, an upstream with a script, a trap, and the proxy in its own process between them."""
+"""How a case is played: a raw client, an upstream with a script, a trap, and the proxy's process between them."""
 
 import asyncio
 from dataclasses import dataclass, field
 
 from tests.conformance.cases import Answer, Case, Script, as_bytes, steps
-from tests.conformance.checks import check_answer, check_requests
+from tests.conformance.checks import check_answer, check_requests, check_secrets, credential
 from tests.conformance.ends import End, News, UpstreamEnd
 from tests.conformance.messages import Message, read_response
 from tests.peers import Trap
@@ -38,12 +38,13 @@ class Stage:
     def __init__(self, trap: Trap) -> None:
         self._trap = trap
         self._news = News()
+        self._clients: list[End] = []
         self._connections: list[UpstreamEnd] = []
         self._serving: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accepted, "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: UpstreamEnd(self._news, self._accepted), "127.0.0.1", 0)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
@@ -52,7 +53,7 @@ class Stage:
 
     async def play(self, case: Case, proxy_port: int) -> None:
         """Raises AssertionError for whatever is not as the case says, or as it must be in every case."""
-        self._marks = {b"{trap}": self._trap.port, b"{upstream}": self.port, b"{proxy}": proxy_port}
+        case = case.with_ports({"trap": self._trap.port, "upstream": self.port, "proxy": proxy_port})
         client = await self._connect(proxy_port)
         self._act = act = Act(case, client)
         try:
@@ -61,19 +62,23 @@ class Stage:
             await self._news.until(lambda: not act.playing, "the end of an upstream's script")
             await self._probe(await self._connect(proxy_port))
             check_requests(case, act.requests, self.port)
+            check_secrets(client.data, act.requests)
             self._check_leftovers(act)
+        except AssertionError as exc:
+            exc.add_note(f"the client got {client.data!r}, ended by {client.ended or 'nobody'}")
+            raise
         finally:
-            client.leave()
             await self._clear()
 
     async def _connect(self, port: int) -> End:
         loop = asyncio.get_running_loop()
         _, end = await loop.create_connection(lambda: End(self._news), "127.0.0.1", port)
+        self._clients.append(end)
         return end
 
-    async def _perform(self, end: End, script: Script, request: Message | None = None) -> None:
+    async def _perform(self, end: End, script: Script, token: bytes = b"") -> None:
         for step in steps(script):
-            end.write(self._filled_in(as_bytes(step), request))
+            end.write(as_bytes(step).replace(b"{token}", token))
             if isinstance(step, str):
                 continue
             if step.client_has is not None:
@@ -85,14 +90,6 @@ class Stage:
             elif step.close is not None:
                 end.close(step.close)
 
-    def _filled_in(self, data: bytes, request: Message | None) -> bytes:
-        """A case can know neither ports nor the token."""
-        for mark, port in self._marks.items():
-            data = data.replace(mark, b"%d" % port)
-        if request is not None:
-            data = data.replace(b"{token}", request.values(b"Authorization")[0].removeprefix(b"Bearer "))
-        return data
-
     async def _until_seen(self, text: str, ends: list[End] | list[UpstreamEnd]) -> None:
         sought = text.encode("latin-1")
         await self._news.until(lambda: any(sought in end.data for end in ends), f"somebody has {text!r}")
@@ -101,9 +98,10 @@ class Stage:
 
     async def _compare_answers(self, act: Act) -> None:
         at = 0
-        for number, answer in enumerate(act.case.expected_answers):
-            message = await self._answer(act.client, at, answer, f"answer {number + 1}")
-            check_answer(answer, message, act.client.ended)
+        expected = act.case.expected_answers
+        for number, answer in enumerate(expected, 1):
+            message = await self._answer(act.client, at, answer, f"answer {number}")
+            check_answer(answer, message, act.client.ended, is_last=act.case.close and number == len(expected))
             at += message.size
         if act.case.ends_connection:
             await self._news.until(lambda: act.client.ended, "the end of the client's connection")
@@ -129,34 +127,33 @@ class Stage:
 
     # The upstream's side.
 
-    def _accepted(self) -> UpstreamEnd:
-        end = UpstreamEnd(self._news)
+    def _accepted(self, end: UpstreamEnd) -> None:
         self._connections.append(end)
-        task = asyncio.get_running_loop().create_task(self._serve(end))
-        self._serving.add(task)
-        return end
+        self._serving.add(asyncio.get_running_loop().create_task(self._serve(end)))
 
     async def _serve(self, end: UpstreamEnd) -> None:
-        while head := await end.head():
-            if head.target.endswith(_PROBE):
-                await end.whole()
-                end.write(_PROBE_ANSWER)
-            else:
-                await self._exchange(self._act, end, head)
+        while (head := await end.head()) and await self._exchange(self._act, end, head):
+            pass
 
-    async def _exchange(self, act: Act, end: UpstreamEnd, head: Message) -> None:
+    async def _exchange(self, act: Act, end: UpstreamEnd, head: Message) -> bool:
+        """Answers one request; False if it never came to its end."""
+        if head.target.endswith(_PROBE):
+            end.write(_PROBE_ANSWER)
+            return await end.whole() is not None
         if act.case.early:
             await self._play_script(act, end, head)
         request = await end.whole()
-        if request is not None:
-            act.requests.append(request)
-        if request is not None and not act.case.early:
+        if request is None:
+            return False
+        act.requests.append(request)
+        if not act.case.early:
             await self._play_script(act, end, request)
+        return True
 
     async def _play_script(self, act: Act, end: UpstreamEnd, request: Message) -> None:
         act.playing += 1
         try:
-            await self._perform(end, act.next_script(), request)
+            await self._perform(end, act.next_script(), credential(request))
         finally:
             act.playing -= 1
             self._news.tell()
@@ -167,12 +164,14 @@ class Stage:
         assert self._trap.hits == 0
 
     async def _clear(self) -> None:
-        """Ends the upstream's connections, and waits until the proxy has: each case begins with an empty pool."""
-        connections, serving = list(self._connections), list(self._serving)
-        self._connections.clear()
-        self._serving.clear()
-        for end in connections:
-            end.close("fin")
-            await self._news.until(lambda end=end: end.ended, "the proxy gives up a closed connection")  # type: ignore[misc]
+        """Ends all connections, and waits until the proxy has, too: each case begins with an empty pool."""
+        for end in self._clients:
             end.leave()
+        for end in self._connections:
+            end.close("fin")
+        await self._news.until(lambda: all(end.ended for end in self._connections), "the proxy gives up a connection")
+        for end in self._connections:
+            end.leave()
+        serving = list(self._serving)
+        self._clients, self._connections, self._serving = [], [], set()
         await asyncio.gather(*serving)

@@ -158,6 +158,12 @@ def test_base_path_is_put_in_front(target: bytes, joined: bytes) -> None:
         b"/%2%65%2%65/admin",
         b"/%%32%65%%32%65/admin",
         b"/..%25%32%66admin",
+        b"/..%00/admin",
+        b"/..%00x/admin",
+        b"/.%09./admin",
+        b"/..%0d%0a/admin",
+        b"/%c0%ae%c0%ae/admin",
+        b"/..%c0%afadmin",
     ],
 )
 def test_base_path_is_not_left(target: bytes) -> None:

@@ -1,0 +1,71 @@
+"""Listening sockets for an address of the configuration."""
+
+import errno
+import socket
+from pathlib import Path
+
+from proxy.settings import Address
+
+BACKLOG = 1024
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def listen(address: Address, unix_mode: int) -> list[socket.socket]:
+    """One socket, or one for each address of a host name; `unix_mode` are the permissions of a Unix socket.
+
+    Raises OSError.
+    """
+    if address.path is not None:
+        return [_listen_at_path(address.path, unix_mode)]
+    return _listen_at_host(address.host, address.port)
+
+
+def _listen_at_host(host: str, port: int) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, _, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        try:
+            opened.append(socket.create_server(where[:2], family=family, backlog=BACKLOG))
+        except OSError as exc:
+            if exc.errno not in _NO_SUCH_ADDRESS:
+                raise
+            # `localhost` can have an IPv6 address on a machine that has no IPv6.
+            missing = exc
+    if missing is not None and not opened:
+        raise missing
+    return opened
+
+
+def _listen_at_path(path: str, mode: int) -> socket.socket:
+    claim(path)
+    opened = socket.socket(socket.AF_UNIX)
+    opened.bind(path)
+    # Nobody can connect before `listen`, so that the mode holds for everybody (R133).
+    Path(path).chmod(mode)
+    opened.listen(BACKLOG)
+    return opened
+
+
+def close(listening: socket.socket) -> None:
+    """With the file of a Unix socket."""
+    name = listening.getsockname()
+    listening.close()
+    if isinstance(name, str) and _is_dead(name):
+        Path(name).unlink()
+
+
+def claim(path: str) -> None:
+    """Makes way for a Unix socket: a dead one is removed. Raises OSError if the path is in use."""
+    if _is_dead(path):
+        Path(path).unlink()
+    elif Path(path).exists():
+        raise OSError(errno.EADDRINUSE, path)
+
+
+def _is_dead(path: str) -> bool:
+    """Is it a socket that nobody listens on?"""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(0)
+        is_refused = probe.connect_ex(path) == errno.ECONNREFUSED
+    # The kernel refuses a file of another kind in the same way.
+    return is_refused and Path(path).is_socket()
