@@ -55,7 +55,7 @@ IMPURE = frozenset(
     }
 )
 
-MAX_LINES = 365
+MAX_LINES = 370
 
 # Modules without a test file of their own, and why.
 _WHOLE_CONNECTIONS = "its subject is whole connections: tests/behaviour drives it in the real process"

@@ -106,6 +106,8 @@ class ClientConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._close:
+            return
         payload = self._payload
         before = 0 if payload is None else payload.total_bytes
         in_body = payload is not None and not payload.is_eof()
@@ -159,11 +161,15 @@ class ClientConnection(web.RequestHandler):
             self.hang_up()
 
     def _refuse(self, error: ProxyError) -> None:
-        """Answers a head that never became a request."""
+        """Answers a head that never became a request; what still comes of it is read away (RFC 9112 §9.6)."""
         record = RequestRecord("", "", perf_counter())
         self._answer(error, record, close=True)
         self._serving.finished(record)
-        self.hang_up()
+        self._close = True
+        self._partial_head = 0
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._read_deadline.set(LINGER)
 
     def hang_up(self) -> None:
         """Sends what is written, then closes; a client that reads nothing is cut."""
@@ -280,7 +286,7 @@ class ClientConnection(web.RequestHandler):
             self.abort()
             return
         # Where a request was not understood, nobody knows where the next one begins (RFC 9112 §9.3, §11.2).
-        if isinstance(error, BadRequest) or not payload.is_eof():
+        if isinstance(error, (BadRequest, HeaderTooLarge)) or not payload.is_eof():
             self.persistent = False
         self._answer(error, record, head_only=record.method == "HEAD", close=not self.persists())
 
