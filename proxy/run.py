@@ -13,6 +13,7 @@ from proxy.admin.app import AdminParts, AdminPort
 from proxy.errors import StartError
 from proxy.idp import Provider
 from proxy.log import Log, capture_standard_logging, log_for
+from proxy.loop import loop_factory
 from proxy.metrics import Metrics
 from proxy.server import DataPort
 from proxy.server.listener import Listener
@@ -41,15 +42,6 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self.asked.is_set()
-
-
-def loop_factory() -> asyncio.AbstractEventLoop:
-    """uvloop, where there is one."""
-    if sys.platform == "win32":
-        return asyncio.new_event_loop()
-    import uvloop  # noqa: PLC0415 - not on Windows
-
-    return uvloop.new_event_loop()
 
 
 def run(settings: Settings, *, origin: str) -> int:
@@ -84,7 +76,7 @@ async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | 
             token=tokens.status,
             pool=pool.counts,
             recent=lambda: [record.fields() for record in reversed(serving.recent)],
-            engine={"loop": type(asyncio.get_running_loop()).__module__, "transport": "aiofastnet", "parser": "llhttp"},
+            engine={"loop": _loop_name(), "transport": "aiofastnet", "parser": "llhttp"},
             stopping=lambda: bool(stop),
             refresh=tokens.refresh,
             stop=stop.ask,
@@ -105,6 +97,10 @@ async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | 
         await _drain(serving.connections, settings.shutdown.grace, stop)
         log.info("stopped")
     return 0
+
+
+def _loop_name() -> str:
+    return "asyncio" if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop) else "uvloop"
 
 
 def _obey_signals(stop: Stop) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     ("core",),
     ("secret",),
     ("settings",),
-    ("log", "metrics", "deadline", "clock", "tls", "credential"),
+    ("log", "metrics", "deadline", "clock", "tls", "credential", "loop"),
     ("record",),
     ("config",),
     ("admission",),
@@ -63,9 +63,7 @@ TESTED_ELSEWHERE = {
     "server/connection.py": _WHOLE_CONNECTIONS,
     "server/port.py": _WHOLE_CONNECTIONS,
     "server/caller.py": _WHOLE_CONNECTIONS,
-    "server/listener.py": _WHOLE_CONNECTIONS,
     "server/parsing.py": _WHOLE_CONNECTIONS,
-    "server/sockets.py": _WHOLE_CONNECTIONS,
     "server/tunnel.py": _WHOLE_CONNECTIONS,
     "upstream/response.py": "is read by a connection: tests/upstream/test_connection.py feeds it in every way",
     "admin/status.py": "makes the documents of the admin port: tests/admin/test_app.py reads them",
@@ -77,7 +75,7 @@ TESTED_ELSEWHERE = {
     "clock.py": "a protocol and one line: the tests of tokens.py and verifier.py hand in clocks of their own",
 }
 # Test files that mirror no module.
-OTHER_TESTS = ("behaviour", "bench", "conformance", "test_architecture.py", "test_readme.py")
+OTHER_TESTS = ("behaviour", "bench", "fuzz", "conformance", "test_architecture.py", "test_readme.py")
 
 
 def part_of(module: Path) -> str:

@@ -1,0 +1,179 @@
+"""Connections are taken as long as there are file descriptors for them."""
+
+import asyncio
+import io
+import socket
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import uvloop
+
+from proxy.log import Log
+from proxy.server import listener as module
+from proxy.server.listener import RESERVE, Listener
+from proxy.server.serving import Connections
+from proxy.settings import Settings, Upstream
+
+TIMEOUT = 10
+
+
+class Greeter(asyncio.Protocol):
+    """In place of a client's connection: says that it is there."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connections.opened(cast(Any, self))
+        cast(asyncio.Transport, transport).write(b"hello")
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._connections.lost(cast(Any, self))
+
+
+class Noticed(io.StringIO):
+    """A log that tells when there is a line in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = asyncio.Event()
+
+    def write(self, line: str) -> int:
+        self.written.set()
+        return super().write(line)
+
+
+class Scene:
+    def __init__(self, listening: socket.socket, max_connections: int) -> None:
+        self.connections = Connections()
+        self.log = Noticed()
+        self.address = listening.getsockname()
+        settings = Settings(upstream=Upstream(max_connections=max_connections))
+        serving = SimpleNamespace(connections=self.connections, settings=settings)
+        port = cast(Any, lambda: Greeter(self.connections))
+        self.listener = Listener([listening], port, cast(Any, serving), None, Log(self.log))
+
+    async def connect(self) -> "Caller":
+        return Caller(*await asyncio.open_connection(*self.address))
+
+
+class Caller:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def is_served(self) -> bool:
+        return await self._reader.read(5) == b"hello"
+
+    async def leave(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def play(story: Callable[[Scene], Awaitable[None]], listening: socket.socket | None = None, **settings: Any) -> None:
+    async def run() -> None:
+        scene = Scene(listening or socket.create_server(("127.0.0.1", 0)), **{"max_connections": 256, **settings})
+        async with asyncio.timeout(TIMEOUT):
+            await story(scene)
+            scene.listener.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+@pytest.mark.parametrize("limit, clients", [(RESERVE + 4, 2), (RESERVE + 5, 3), (RESERVE + 1, 1), (10, 1)])
+def test_who_comes_too_many_waits(monkeypatch: pytest.MonkeyPatch, limit: int, clients: int) -> None:
+    """Half of the descriptors beyond the reserve are for clients; the next waits for a place (R160, F48)."""
+    monkeypatch.setattr(module, "_descriptor_limit", lambda: limit)
+
+    async def story(scene: Scene) -> None:
+        callers = [await scene.connect() for _ in range(clients)]
+        assert all([await caller.is_served() for caller in callers])
+        late = await scene.connect()
+        waiting = asyncio.ensure_future(late.is_served())
+        await scene.log.written.wait()
+        assert not waiting.done()
+        assert scene.connections.count == clients
+        await callers.pop().leave()
+        assert await waiting
+        for caller in (late, *callers):
+            await caller.leave()
+
+    play(story)
+
+
+def test_few_upstream_connections_leave_more_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is kept for the upstream than `upstream.max_connections`."""
+    monkeypatch.setattr(module, "_descriptor_limit", lambda: RESERVE + 10)
+
+    async def story(scene: Scene) -> None:
+        callers = [await scene.connect() for _ in range(9)]
+        assert all([await caller.is_served() for caller in callers])
+        for caller in callers:
+            await caller.leave()
+
+    play(story, max_connections=1)
+
+
+def test_a_full_house_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it lasts, and however often it comes back, the log is not flooded (R160)."""
+    monkeypatch.setattr(module, "_descriptor_limit", lambda: 1)
+    monkeypatch.setattr(module, "_RETRY", 0)
+
+    async def story(scene: Scene) -> None:
+        for _ in range(50):
+            first, second = await scene.connect(), await scene.connect()
+            assert await first.is_served()
+            await first.leave()
+            assert await second.is_served()
+            await second.leave()
+        assert scene.log.getvalue().count("accept_paused") == 1
+
+    play(story)
+
+
+class Exhausted(socket.socket):
+    """A listening socket of a process that has no descriptor left, three times."""
+
+    failures = 3
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(24, "Too many open files")
+        return super().accept()
+
+
+def test_accept_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel has no descriptor to give, it is asked again after a while (R160)."""
+    monkeypatch.setattr(module, "_RETRY", 0)
+    listening = Exhausted()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+
+    async def story(scene: Scene) -> None:
+        caller = await scene.connect()
+        assert await caller.is_served()
+        await caller.leave()
+        assert listening.failures == 0
+        assert "Too many open files" in scene.log.getvalue()
+
+    play(story, listening)
+
+
+def test_close() -> None:
+    """After the end nobody is taken in any more, and who is there stays (R162)."""
+
+    async def story(scene: Scene) -> None:
+        caller = await scene.connect()
+        assert await caller.is_served()
+        scene.listener.close()
+        await asyncio.wait(scene.listener._accepting)
+        with pytest.raises(ConnectionRefusedError):
+            await scene.connect()
+        assert scene.connections.count == 1
+        await caller.leave()
+
+    play(story)
