@@ -182,11 +182,14 @@ class Exchange:
         return True
 
     async def _leave(self, connection: UpstreamConnection) -> None:
-        if self._upload is not None and not self._upload.done():
-            # The rest of the body is the client connection's to read away, once nobody else reads.
-            self._upload.cancel()
-            await asyncio.wait({self._upload})
-        self._pool.release(connection)
+        try:
+            if self._upload is not None and not self._upload.done():
+                # The rest of the body is the client connection's to read away, once nobody else reads.
+                self._upload.cancel()
+                await asyncio.wait({self._upload})
+        finally:
+            # A client that goes away in the meantime takes no connection of the pool with it.
+            self._pool.release(connection)
 
     # The request.
 

@@ -197,6 +197,9 @@ class Response:
             self.reason = b""
         elif self.head_done and not self.complete:
             self._end(keep_alive=self._parser.should_keep_alive())
+        elif self._bodiless and self.chunked:
+            # The last chunk of a body that can't be there.
+            self.keep_alive = False
 
     def _end(self, *, keep_alive: bool) -> None:
         self.complete = True
