@@ -196,13 +196,14 @@ def test_upstream_leaves(proxy: Proxy, upstream: Upstream) -> None:
 
 
 def test_refused_handshake(proxy: Proxy, upstream: Upstream) -> None:
-    """An upstream that refuses the handshake is heard like any other (R59)."""
+    """An upstream that refuses the handshake is heard like any other, and nothing behind it is a request (R30, R59)."""
     upstream.answer = b"HTTP/1.1 403 Forbidden\r\nX-Why: because\r\nContent-Length: 4\r\n\r\nnope"
     with proxy.connect() as client:
-        client.send(HANDSHAKE)
+        client.send(HANDSHAKE + request(b"GET", b"/smuggled"))
         response = client.response()
         assert client.is_closed
 
+    assert len(upstream.requests) == 1
     assert (response.status, response.body) == (403, b"nope")
     assert response.values(b"X-Why") == [b"because"]
     assert response.values(b"Connection") == [b"close"]

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal, TypeVar, cast
 
 from tests.conformance.messages import Message, read_request
@@ -69,7 +70,8 @@ class End(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if how == "fin":
-            self._transport.write_eof()
+            with suppress(OSError):  # the other side may have reset the connection
+                self._transport.write_eof()
         else:
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -12,7 +12,6 @@ _HEAD = re.compile(rb"([^\r\n\x00]+)\r\n((?:%b)*)\r\n" % _FIELD)
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.1")
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 [1-5]\d\d [^\x00]*")
 _CHUNK_SIZE = re.compile(rb"([0-9a-f]+)\r\n")
-_SWITCHING_PROTOCOLS = 101
 _BODILESS = frozenset({*range(100, 200), 204, 304})
 
 

@@ -58,14 +58,15 @@ class Stage:
         self._act = act = Act(case, client)
         try:
             await self._perform(client, case.send)
-            await self._compare_answers(act)
+            at = await self._compare_answers(act)
             await self._news.until(lambda: not act.playing, "the end of an upstream's script")
+            await self._check_what_follows(act, at)
             await self._probe(await self._connect(proxy_port))
             check_requests(case, act.requests, self.port)
             check_secrets(client.data, act.requests)
             self._check_leftovers(act)
         except AssertionError as exc:
-            exc.add_note(f"the client got {client.data!r}, ended by {client.ended or 'nobody'}")
+            exc.add_note(f"the client got {client.data[:2000]!r}, ended by {client.ended or 'nobody'}")
             raise
         finally:
             await self._clear()
@@ -96,13 +97,18 @@ class Stage:
 
     # The client's side.
 
-    async def _compare_answers(self, act: Act) -> None:
+    async def _compare_answers(self, act: Act) -> int:
+        """Returns how many bytes the expected answers took."""
         at = 0
         expected = act.case.expected_answers
         for number, answer in enumerate(expected, 1):
             message = await self._answer(act.client, at, answer, f"answer {number}")
             check_answer(answer, message, act.client.ended, is_last=act.case.close and number == len(expected))
             at += message.size
+        return at
+
+    async def _check_what_follows(self, act: Act, at: int) -> None:
+        """Behind the last answer the connection ends, or else serves the next request."""
         if act.case.ends_connection:
             await self._news.until(lambda: act.client.ended, "the end of the client's connection")
             assert act.client.data[at:] == b"", "more than was expected came to the client"
