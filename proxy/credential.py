@@ -1,14 +1,26 @@
 """What others get to see of the token: what goes on the wire, and what operators may know."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from proxy.core.secret import Secret
 
 
-class Credential(NamedTuple):
-    """`line`: the whole header field, ready for the wire. `generation` counts the tokens."""
+class Credential:
+    """An access token, ready for the wire. `line`: the `Authorization` field; `generation` counts the tokens."""
 
-    line: bytes
-    generation: int
+    __slots__ = ("generation", "line", "token")
+
+    def __init__(self, token: Secret, generation: int, *, scheme: bytes = b"Bearer") -> None:
+        self.token = token.reveal().encode()
+        self.generation = generation
+        self.line = b"Authorization: %b %b\r\n" % (scheme, self.token)
+
+    def fields(self, _method: str, _origin: bytes, _target: bytes) -> bytes:
+        """The finished header fields for one request. `origin`: scheme and authority; `target`: as it is sent."""
+        return self.line
+
+    def remember(self, nonce: bytes) -> None:
+        """Of `DPoP-Nonce` in a response (RFC 9449 §8.2): nothing to a Bearer token."""
 
     def __repr__(self) -> str:
         return f"Credential(***, generation={self.generation})"
@@ -20,6 +32,18 @@ class JwksStatus:
 
     keys: int
     fetched_at: float | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """A registered client. `state`: active, standby or rejected. `last_used`: Unix seconds; `last_error`: of its last
+    token request, None where that succeeded.
+    """
+
+    name: str
+    state: str
+    last_used: float | None
     last_error: str | None
 
 
@@ -46,3 +70,4 @@ class TokenStatus:
     scope: str | None
     verification: str
     jwks: JwksStatus | None
+    clients: tuple[ClientStatus, ...]

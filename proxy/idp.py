@@ -3,40 +3,40 @@
 Whatever goes wrong on the way is returned as a Refusal; no exception of aiohttp, ssl or the system leaves this file.
 """
 
-import asyncio
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from http import HTTPStatus
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 from authlib.oauth2.rfc8414 import get_well_known_url
 
 from proxy import __version__
+from proxy.core.client_auth import ClientCredentials
 from proxy.core.document import json_object
 from proxy.core.grant import (
-    AUTH_METHODS,
     Refusal,
     TokenRequest,
     TokenResponse,
+    clock_skew,
     parse_response,
     refused_status,
     token_request,
 )
+from proxy.core.secret import Secret
+from proxy.credential import Credential
 from proxy.errors import ConfigError, SecretUnreadable
-from proxy.settings import Client, OAuth, is_loopback_host
+from proxy.metadata import Endpoints, configured_endpoints, endpoints_in
+from proxy.settings import ClientTls, OAuth
 from proxy.tls import client_context
 
+if TYPE_CHECKING:
+    from proxy.dpop import Binding
+
 MAX_BODY = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    token_url: str
-    jwks_url: str | None
 
 
 class _Reply(NamedTuple):
@@ -55,17 +55,22 @@ class Provider:
     `wall_clock`: Unix time, which dates in the provider's answers are compared with.
     """
 
+    # With oauth.dpop: what the tokens are bound to.
+    _binding: "Binding | None" = None
+
     def __init__(self, oauth: OAuth, *, wall_clock: Callable[[], float] = time.time) -> None:
-        if oauth.auth_method not in AUTH_METHODS:
-            raise ConfigError([f"oauth.auth_method: {oauth.auth_method} is not supported"])
         if oauth.token_url is None and oauth.issuer is None:
             raise ConfigError(["oauth.token_url: required, unless oauth.issuer is given"])
         self._oauth = oauth
         self._wall_clock = wall_clock
-        self._tls = client_context(oauth.tls, "oauth.tls")
+        # Only the token endpoint is shown a certificate (RFC 8705 §2).
+        self._tls = client_context(ClientTls(ca_file=oauth.tls.ca_file), "oauth.tls")
+        self._token_tls = client_context(oauth.tls, "oauth.tls") if oauth.tls.cert_file else self._tls
         self._session: aiohttp.ClientSession | None = None
-        self._issuer = oauth.issuer or ""
-        self._endpoints = _configured_endpoints(oauth)
+        self._endpoints = configured_endpoints(oauth)
+        self._skew = 0.0
+        if oauth.dpop:
+            self._binding = _new_binding(self._time)
 
     @property
     def jwks_url(self) -> str | None:
@@ -76,20 +81,22 @@ class Provider:
         if self._session is not None:
             await self._session.close()
 
-    async def request_token(self, client: Client) -> TokenResponse | Refusal:
-        """One token request, with the secret as its source gives it now."""
+    async def request_token(self, credentials: ClientCredentials) -> TokenResponse | Refusal:
+        """One token request, and another one where the provider wants its nonce in the proof (RFC 9449 §8)."""
         endpoints = await self.discover()
         if isinstance(endpoints, Refusal):
             return endpoints
-        try:
-            # A secret can lie on a file system that hangs.
-            request = await asyncio.to_thread(self._token_request, client)
-        except SecretUnreadable as exc:
-            return Refusal("rejected", exc.code, exc.detail)
-        reply = await self._exchange("POST", endpoints.token_url, request.headers, request.body)
-        if isinstance(reply, Refusal):
-            return reply
-        return parse_response(*reply, now=self._wall_clock(), secrets=request.secrets)
+        answer = await self._ask_for_token(endpoints.token_url, credentials)
+        if self._binding is not None and isinstance(answer, Refusal) and answer.result == "use_dpop_nonce":
+            answer = await self._ask_for_token(endpoints.token_url, credentials)
+        if endpoints.refuses_method and isinstance(answer, Refusal) and answer.result == "invalid_client":
+            hint = f"the provider's metadata does not list oauth.auth_method {self._oauth.auth_method}"
+            return replace(answer, description=f"{answer.description}; {hint}")
+        return answer
+
+    def credential(self, token: Secret, generation: int) -> Credential:
+        """The token, ready for requests to the API; `generation` counts the tokens."""
+        return Credential(token, generation) if self._binding is None else self._binding.credential(token, generation)
 
     async def fetch_jwks(self) -> bytes | Refusal:
         """The document of the signing keys, as the provider publishes it now."""
@@ -110,7 +117,7 @@ class Provider:
         return self._endpoints
 
     async def _metadata(self) -> Endpoints | Refusal:
-        base = self._issuer.rstrip("/")
+        base = (self._oauth.issuer or "").rstrip("/")
         # RFC 8414 §3.1 puts the well-known part before the issuer's path, OpenID Connect Discovery §4 after it.
         found = await self._metadata_at(get_well_known_url(base, external=True))
         if isinstance(found, Refusal) and found.kind == "malformed":
@@ -122,31 +129,53 @@ class Provider:
         if isinstance(body, Refusal):
             return body
         try:
-            return self._endpoints_in(json_object(body))
+            return endpoints_in(json_object(body), self._oauth)
         except ValueError as exc:
             return Refusal("malformed", "invalid_response", f"the metadata of oauth.issuer {exc}")
 
-    def _endpoints_in(self, metadata: Mapping[str, object]) -> Endpoints:
-        # RFC 8414 §3.3: identical, else one provider could speak for another.
-        if metadata.get("issuer") != self._issuer:
-            raise ValueError("is that of another issuer")
-        oauth = self._oauth
-        token_url = oauth.token_url or _endpoint(metadata, "token_endpoint", self._issuer)
-        if token_url is None:
-            raise ValueError("names no token_endpoint")
-        return Endpoints(token_url, oauth.jwks_url or _endpoint(metadata, "jwks_uri", self._issuer))
+    async def _ask_for_token(self, url: str, credentials: ClientCredentials) -> TokenResponse | Refusal:
+        try:
+            request = self._token_request(url, credentials)
+        except SecretUnreadable as exc:
+            return Refusal("rejected", exc.code, exc.detail)
+        headers = dict(request.headers)
+        if self._binding is not None:
+            headers["DPoP"] = self._binding.provider.proof("POST", url)
+        reply = await self._exchange("POST", url, headers, request.body, tls=self._token_tls)
+        if isinstance(reply, Refusal):
+            return reply
+        now = self._wall_clock()
+        self._skew = clock_skew(reply.headers, now)
+        if self._binding is not None:
+            self._binding.provider.remember(reply.headers.get("DPoP-Nonce", ""))
+        return parse_response(*reply, now=now, dpop=self._oauth.dpop, secrets=request.secrets)
 
-    def _token_request(self, client: Client) -> TokenRequest:
+    def _token_request(self, url: str, credentials: ClientCredentials) -> TokenRequest:
         oauth = self._oauth
         return token_request(
             oauth.auth_method,
-            client.client_id.read(),
-            client.client_secret.read(),
+            credentials,
+            assertion=self._assertion(url, credentials),
             scope=oauth.scope,
             audience=oauth.audience,
             resource=oauth.resource,
             params=oauth.params,
         )
+
+    def _assertion(self, url: str, credentials: ClientCredentials) -> str:
+        """What the client signs; empty where it shows something else."""
+        oauth = self._oauth
+        if oauth.auth_method not in ("client_secret_jwt", "private_key_jwt"):
+            return ""
+        from proxy.core.assertion import Terms, by_private_key, by_secret  # noqa: PLC0415 - as for `_new_binding`
+
+        audience = oauth.assertion.audience or oauth.issuer or url
+        terms = Terms(audience, oauth.issuer, oauth.assertion.algorithm, self._time(), token_urlsafe(16))
+        return (by_secret if oauth.auth_method == "client_secret_jwt" else by_private_key)(credentials, terms)
+
+    def _time(self) -> float:
+        """Unix time by the provider's clock, as far as its last answer told (F20)."""
+        return self._wall_clock() + self._skew
 
     async def _get(self, url: str) -> bytes | Refusal:
         reply = await self._exchange("GET", url, {"Accept": "application/json"})
@@ -157,15 +186,32 @@ class Provider:
         return reply.body
 
     async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> _Reply | Refusal:
         if self._session is None:
             self._session = self._open_session()
         try:
             async with self._session.request(
-                method, url, headers=headers, data=body, allow_redirects=False, proxy=self._oauth.egress_proxy
+                method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                proxy=self._oauth.egress_proxy,
+                ssl=tls or self._tls,
             ) as response:
-                return _Reply(response.status, response.headers, await _read(response))
+                try:
+                    content = await _read(response)
+                except BaseException:
+                    _abort(response)
+                    raise
+                return _Reply(response.status, response.headers, content)
         except TimeoutError:
             return Refusal("transient", "timeout", f"no complete answer within {self._oauth.timeout}")
         except _BodyTooLarge:
@@ -180,7 +226,7 @@ class Provider:
     def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             # Requests are minutes to hours apart: a kept connection would only be a stale one.
-            connector=aiohttp.TCPConnector(ssl=self._tls, force_close=True),
+            connector=aiohttp.TCPConnector(force_close=True),
             timeout=aiohttp.ClientTimeout(total=self._oauth.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -190,34 +236,11 @@ class Provider:
         )
 
 
-def _configured_endpoints(oauth: OAuth) -> Endpoints | None:
-    """None where the issuer's metadata is needed: for the token URL, or for keys to verify with."""
-    wants_jwks_url = oauth.issuer is not None and oauth.jwks_url is None and oauth.verify.mode != "off"
-    if oauth.token_url is None or wants_jwks_url:
-        return None
-    return Endpoints(oauth.token_url, oauth.jwks_url)
+def _new_binding(clock: Callable[[], float]) -> "Binding":
+    # joserfc and cryptography cost 10 MB and 0.1 s, which only those pay who sign.
+    from proxy.dpop import Binding  # noqa: PLC0415 - as said
 
-
-def _endpoint(metadata: Mapping[str, object], name: str, issuer: str) -> str | None:
-    url = metadata.get(name)
-    if url is None:
-        return None
-    if not isinstance(url, str) or not _is_acceptable(url, issuer):
-        raise ValueError(f"has a {name} that is not an https URL")
-    return url
-
-
-def _is_acceptable(url: str, issuer: str) -> bool:
-    """https, or anything on this machine for an issuer on this machine: metadata can't point a remote one at it."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    if not parts.hostname:
-        return False
-    if is_loopback_host(parts.hostname):
-        return parts.scheme in ("http", "https") and is_loopback_host(urlsplit(issuer).hostname or "")
-    return parts.scheme == "https"
+    return Binding(clock)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -227,6 +250,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_BODY:
             raise _BodyTooLarge
     return bytes(body)
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """A TLS connection that is closed in order reads on until the peer has closed, too, for up to half a minute."""
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
 
 
 def _why(exc: Exception) -> str:

@@ -23,6 +23,7 @@ class Duration(float):
 
     __slots__ = ()
     form: ClassVar[str] = "a duration such as 250ms, 5s, 10m or 24h"
+    pattern: ClassVar[str] = _DURATION.pattern
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -45,6 +46,7 @@ class Size(int):
     """Bytes."""
 
     form: ClassVar[str] = "a size such as 512, 64KiB or 10MiB"
+    pattern: ClassVar[str] = _SIZE.pattern
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -70,6 +72,7 @@ class Address:
     path: str | None = None
 
     form: ClassVar[str] = "HOST:PORT, [IPV6]:PORT or unix:/PATH"
+    pattern: ClassVar[str] = rf"unix:/.*|{_ADDRESS.pattern}"
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -168,6 +171,7 @@ class Client(_Section, frozen=True):
     name: str = "primary"
     client_id: SecretRef = SecretRef("env", "THG_CLIENT_ID")
     client_secret: SecretRef = SecretRef("env", "THG_CLIENT_SECRET")
+    key_id: str | None = None
 
 
 AuthMethod = Literal[
@@ -181,10 +185,16 @@ AuthMethod = Literal[
 ]
 
 
+class Assertion(_Section, frozen=True):
+    audience: str | None = None
+    algorithm: str | None = None
+
+
 class Verify(_Section, frozen=True):
     mode: Literal["auto", "require", "warn", "off"] = "auto"
     issuer: str | None = None
     audience: str | None = None
+    type: str | None = None
     algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
     leeway: Duration = Duration(30)
     jwks_max_age: Duration = Duration(900)
@@ -211,6 +221,8 @@ class OAuth(_Section, frozen=True):
     jwks_url: str | None = None
     auth_method: AuthMethod = "client_secret_basic"
     clients: tuple[Client, ...] = (Client(),)
+    assertion: Assertion = Assertion()
+    dpop: bool = False
     scope: str | None = None
     audience: str | None = None
     resource: str | None = None
@@ -222,6 +234,11 @@ class OAuth(_Section, frozen=True):
     refresh: Refresh = Refresh()
     standby_exercise: Duration = Duration(7 * 86400)
     store: str = "memory"
+
+    @property
+    def needs_client_secret(self) -> bool:
+        """Does a client show its `client_secret`? With tls_client_auth it shows a certificate (RFC 8705 §2)."""
+        return self.auth_method != "tls_client_auth"
 
 
 class AllowOrigins(_Section, frozen=True):

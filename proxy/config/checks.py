@@ -4,6 +4,7 @@ What one value must be is in the table; what depends on two of them, or on this 
 """
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
@@ -12,11 +13,12 @@ from typing import Any
 
 from proxy.config import forms
 from proxy.config.schema import Problem
-from proxy.core.grant import AUTH_METHODS
+from proxy.core.client_auth import HMAC_ALGORITHMS
 from proxy.core.headers import HOP_BY_HOP
+from proxy.core.secret import Secret
 from proxy.errors import SecretUnreadable
 from proxy.secret import SecretRef
-from proxy.settings import Address, AllowOrigins, Settings, is_loopback_host, leaves
+from proxy.settings import Address, AllowOrigins, OAuth, Settings, is_loopback_host, leaves
 
 Problems = Iterator[Problem]
 
@@ -26,13 +28,17 @@ _MAX_JITTER = 0.5
 _MIN_HEADER_SIZE = 1 << 10
 
 # Written by the proxy itself, or of one hop only: never a matter of configuration (RFC 9110 §7.6.1).
-_OWN_FIELDS = {name.decode() for name in HOP_BY_HOP} | {"authorization", "host", "content-length", "expect"}
+_OWN_FIELDS = {name.decode() for name in HOP_BY_HOP} | {"authorization", "dpop", "host", "content-length", "expect"}
 # What the other keys of `oauth` put into the token request (RFC 6749 §4.4, RFC 7521 §4.2, RFC 8707 §2).
 _OWN_PARAMS = frozenset({"grant_type", "scope", "audience", "resource"}) | frozenset(
     {"client_id", "client_secret", "client_assertion", "client_assertion_type"}
 )
 # Signatures by a private key. The key of HS* would be one that everybody has, and `none` is none (RFC 8725 §3.1).
 _ALGORITHMS = (*(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA", "Ed25519")
+# What a client can sign its assertion with.
+_ASSERTION_ALGORITHMS = {"private_key_jwt": _ALGORITHMS, "client_secret_jwt": HMAC_ALGORITHMS}
+# An assertion is renewed all the time, and a certificate's key stays with one replica.
+_WITHOUT_LASTING_SECRET = frozenset({"federated", "tls_client_auth"})
 _LISTENERS = ("listen.address", "admin.address")
 
 _Rule = tuple[Callable[[Any], object], str]
@@ -51,16 +57,13 @@ _RULES: Mapping[str, _Rule] = {
     "upstream.max_connections": _COUNT,
     "upstream.egress_proxy": _EGRESS_PROXY,
     "upstream.tls.server_name": (forms.HOST.fullmatch, "must be a host name"),
-    "oauth.auth_method": (
-        lambda method: method in AUTH_METHODS,
-        f"is not supported by this version; use one of {', '.join(AUTH_METHODS)}",
-    ),
     "oauth.timeout": _DURATION,
     "oauth.egress_proxy": _EGRESS_PROXY,
     "oauth.verify.algorithms": (
         lambda names: names and set(names) <= set(_ALGORITHMS),
         f"must be one or more of {', '.join(_ALGORITHMS)}",
     ),
+    "oauth.verify.type": (forms.MEDIA_TYPE.fullmatch, "must be a media type such as at+jwt"),
     "oauth.verify.jwks_max_age": _DURATION,
     "oauth.refresh.at": (lambda value: 0 < value < 1, "must be a fraction between 0 and 1, such as 0.75"),
     "oauth.refresh.jitter": (lambda value: 0 <= value <= _MAX_JITTER, f"must be a fraction from 0 to {_MAX_JITTER}"),
@@ -69,7 +72,7 @@ _RULES: Mapping[str, _Rule] = {
     "oauth.refresh.backoff.max": _DURATION,
     "oauth.refresh.backoff.rejected": _DURATION,
     "oauth.standby_exercise": _DURATION,
-    "oauth.store": (forms.STORE.fullmatch, "must be memory, file:/PATH or redis://HOST:PORT/DB"),
+    "oauth.store": (forms.is_store, "must be memory, file:/PATH, redis://HOST:PORT/DB or rediss://HOST:PORT/DB"),
     "policy.allowed_hosts": (
         lambda hosts: hosts and all(map(forms.HOST.fullmatch, hosts)),
         "must be host names or addresses without port, IPv6 in brackets",
@@ -80,15 +83,17 @@ _RULES: Mapping[str, _Rule] = {
 }
 
 
-def problems(settings: Settings, environ: Mapping[str, str]) -> Problems:
-    """Everything that is wrong with the settings on this machine: files and secrets are opened too."""
+def problems(settings: Settings) -> Problems:
+    """Everything that is wrong with the settings on this machine, where files are looked for, but the secrets."""
     for check in _CHECKS:
         yield from check(settings)
-    yield from _secrets(settings, environ)
 
 
 def secret_refs(settings: Settings) -> Iterator[tuple[str, SecretRef]]:
-    return ((key, value) for key, value in leaves(settings) if isinstance(value, SecretRef))
+    """Those that are read, with their keys."""
+    for key, value in leaves(settings):
+        if isinstance(value, SecretRef) and (settings.oauth.needs_client_secret or not key.endswith(".client_secret")):
+            yield key, value
 
 
 def _values(settings: Settings) -> Problems:
@@ -107,6 +112,8 @@ def _exposure(settings: Settings) -> Problems:
 def _allowed_uids(settings: Settings) -> Problems:
     if settings.listen.allowed_uids and settings.listen.address.path is None:
         yield Problem("listen.allowed_uids", "needs a listen.address of the form unix:/PATH")
+    elif settings.listen.allowed_uids and not hasattr(socket, "SO_PEERCRED"):
+        yield Problem("listen.allowed_uids", "must be empty on this system, which does not say who calls")
 
 
 def _unix_paths(settings: Settings) -> Problems:
@@ -190,17 +197,57 @@ def _literal_secrets(settings: Settings) -> Problems:
             yield Problem(key, f"must be {SecretRef.form}; a literal is accepted only with a loopback oauth.token_url")
 
 
-def _secrets(settings: Settings, environ: Mapping[str, str]) -> Problems:
+def secret_problems(settings: Settings, environ: Mapping[str, str]) -> Problems:
+    """What is wrong with the secrets, each of which is read."""
     for key, secret in secret_refs(settings):
         try:
-            secret.read(environ)
+            text = secret.read(environ)
+            if key.endswith(".client_secret"):
+                yield from _misfits(settings.oauth, text)
         except SecretUnreadable as exc:
             yield Problem(key, exc.detail)
+
+
+def _misfits(oauth: OAuth, secret: Secret) -> Problems:
+    """What is wrong with a secret for `auth_method`. Raises SecretUnreadable."""
+    if oauth.auth_method == "private_key_jwt":
+        # joserfc and cryptography cost 10 MB and 0.1 s, which only those pay who sign.
+        from proxy.core.assertion import algorithms, signing_key  # noqa: PLC0415 - as said
+
+        fitting = algorithms(signing_key(secret.reveal()))
+        if oauth.assertion.algorithm in _ALGORITHMS and oauth.assertion.algorithm not in fitting:
+            yield Problem("oauth.assertion.algorithm", f"must fit the private key: {', '.join(fitting)}")
 
 
 def _params(settings: Settings) -> Problems:
     for name in sorted(_OWN_PARAMS.intersection(settings.oauth.params)):
         yield Problem(f"oauth.params.{name}", "must not be set here: the proxy sends this parameter itself")
+
+
+def _assertions(settings: Settings) -> Problems:
+    oauth = settings.oauth
+    fitting = _ASSERTION_ALGORITHMS.get(oauth.auth_method, ())
+    if oauth.assertion.algorithm is not None and oauth.assertion.algorithm not in fitting:
+        text = f"must be one of {', '.join(fitting)}" if fitting else "is for private_key_jwt and client_secret_jwt"
+        yield Problem("oauth.assertion.algorithm", text)
+
+
+def _client_certificate(settings: Settings) -> Problems:
+    if settings.oauth.auth_method == "tls_client_auth" and settings.oauth.tls.cert_file is None:
+        yield Problem("oauth.tls.cert_file", "is required with oauth.auth_method: tls_client_auth")
+
+
+def _store(settings: Settings) -> Problems:
+    """What is in Redis is encrypted under a key that all replicas have, and nobody else."""
+    if settings.oauth.store.startswith("redis") and settings.oauth.auth_method in _WITHOUT_LASTING_SECRET:
+        text = f"must not be redis with oauth.auth_method: {settings.oauth.auth_method}, which has no secret that lasts"
+        yield Problem("oauth.store", text)
+
+
+def _dpop(settings: Settings) -> Problems:
+    """A token of another process, or of the one before this one, is bound to a key that nobody has here."""
+    if settings.oauth.dpop and settings.oauth.store != "memory":
+        yield Problem("oauth.store", "must be memory with oauth.dpop: true, whose key is kept nowhere")
 
 
 def _verification(settings: Settings) -> Problems:
@@ -287,6 +334,10 @@ _CHECKS: tuple[Callable[[Settings], Problems], ...] = (
     _clients,
     _literal_secrets,
     _params,
+    _assertions,
+    _client_certificate,
+    _store,
+    _dpop,
     _verification,
     _backoff,
     _upstream_headers,

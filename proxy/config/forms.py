@@ -6,6 +6,7 @@ Nothing here quotes the text: it may hold a password.
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from proxy.settings import is_loopback_host
 
@@ -21,9 +22,14 @@ _MAX_PORT = 65535
 HOST = re.compile(_HOST)
 ORIGIN = re.compile(rf"https?://(?:{_HOST})(?::{_PORT})?")
 EGRESS_PROXY = re.compile(rf"http://(?:{_HOST}):{_PORT}")
-STORE = re.compile(rf"memory|file:/.+|redis://(?:{_HOST})(?::{_PORT})?(?:/[0-9]{{1,4}})?", re.DOTALL)
+# RFC 3986 §3.2.1; redis-py decodes %XX in a user name and a password.
+_USERINFO = r"(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"
+_REDIS = rf"{_USERINFO}(?:{_HOST})(?::{_PORT})?(?:/[0-9]{{0,4}})?"
+_STORE = re.compile(rf"memory|file:/[^\0]+|redis://{_REDIS}|rediss://{_REDIS}(?:\?ssl_ca_certs=/[A-Za-z0-9._~%/-]+)?")
 UNIX_MODE = re.compile(r"0?[0-7]{3}")
 CLIENT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# RFC 6838 §4.2, with or without the top-level type (RFC 7515 §4.1.9)
+MEDIA_TYPE = re.compile(r"(?:[A-Za-z0-9!#$&^_.+-]+/)?[A-Za-z0-9!#$&^_.+-]+")
 METHOD = re.compile(r"[A-Z][A-Z-]*")
 # RFC 9110 §5.6.2 and §5.5; a value that the proxy writes is ASCII.
 FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -68,6 +74,14 @@ def _is_plain_path(path: str) -> bool:
     """Empty, or segments that no server would take for others; one slash may end it."""
     inner = path.removesuffix("/").split("/")[1:]
     return _PATH.fullmatch(path) is not None and not {"", ".", ".."} & set(inner)
+
+
+def is_store(url: str) -> bool:
+    """Is it what `proxy.stores` opens? Of redis-py's options, which a query holds, the CA file is the only one."""
+    try:
+        return _STORE.fullmatch(url) is not None and urlsplit(url).port != 0
+    except ValueError:  # a port past 65535, or no IPv6 address in the brackets
+        return False
 
 
 def is_path_rule(pattern: str) -> bool:

@@ -1,5 +1,6 @@
 """What the operator should know of a configuration that is not wrong."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,18 +10,14 @@ from proxy.settings import Settings, leaves
 
 # What can be configured and does nothing in this version. A key here stands for those below it too.
 _WITHOUT_EFFECT: Mapping[str, str] = {
-    "admin.dashboard": "there is no dashboard",
     "upstream.egress_proxy": "the upstream is reached directly",
-    "oauth.clients[1]": "only the first client is used",
-    "oauth.standby_exercise": "only the first client is used",
-    "oauth.store": "the token is kept in memory",
     "tracing": "nothing is traced",
     "workers": "one process serves everything",
 }
 
 
 def notes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
-    """What the proxy can run with. The secrets must be readable."""
+    """What the proxy can run with."""
     yield from _unprotected(settings)
     yield from _without_effect(settings)
     yield from _exposed_secrets(settings, environ)
@@ -44,7 +41,8 @@ def _without_effect(settings: Settings) -> Iterator[Problem]:
 def _exposed_secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
     """Files that others may read (R148). Those of root are mounts, whose mode is not the operator's to change."""
     for key, secret in secret_refs(settings):
-        if path := secret.file(environ):
+        path = secret.file(environ)
+        if path and os.access(path, os.R_OK):
             status = Path(path).stat()
             if status.st_uid and status.st_mode & 0o077:
                 yield Problem(key, f"other users may read the file {path}; chmod 600 {path}")

@@ -1,7 +1,7 @@
 """What an access token says of itself, before anybody has verified it (RFC 7519 §4.1)."""
 
 from base64 import urlsafe_b64decode
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.core.document import json_object
 
@@ -19,16 +19,26 @@ class Times(NamedTuple):
     nbf: float | None = None
 
 
-def unverified_times(token: str) -> Times:
-    """The times in a token that nobody has checked; none where the token is not a JWT."""
+class Jwt(NamedTuple):
+    header: dict[str, Any]
+    claims: dict[str, Any]
+
+
+def unverified(token: str) -> Jwt | None:
+    """What is in a token that nobody has checked; None where it is not a JWT."""
     parts = token.split(".")
     if len(parts) != _PARTS:
-        return Times()
+        return None
     try:
-        claims = json_object(urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return Jwt(*(json_object(urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in parts[:2]))
     except ValueError:
-        return Times()
-    return Times(*(_numeric_date(claims.get(name)) for name in Times._fields))
+        return None
+
+
+def unverified_times(token: str) -> Times:
+    """The times in a token that nobody has checked; none where the token is not a JWT."""
+    jwt = unverified(token)
+    return Times() if jwt is None else Times(*(_numeric_date(jwt.claims.get(name)) for name in Times._fields))
 
 
 def _numeric_date(value: object) -> float | None:

@@ -1,21 +1,19 @@
 """The client credentials grant as bytes: the token request (RFC 6749 §4.4.2), and what its answer means (§5)."""
 
 import re
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import inf
-from typing import Any, Literal, Protocol
-from urllib.parse import quote_plus
+from typing import Any, Literal
 
 from authlib.common.urls import add_params_to_qs
-from authlib.oauth2.auth import ClientAuth, encode_client_secret_post
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
 from proxy.core.claims import unverified_times
+from proxy.core.client_auth import AUTH_METHODS, ClientCredentials
 from proxy.core.document import json_object
 from proxy.core.secret import Secret
 from proxy.errors import SecretUnreadable
@@ -44,19 +42,12 @@ _PERMANENT = frozenset(
         "invalid_target",
     }
 )
-_TRANSIENT = frozenset({"temporarily_unavailable", "server_error"})
+# The last two are of RFC 9449 §5 and §8: another proof is another try.
+_TRANSIENT = frozenset({"temporarily_unavailable", "server_error", "invalid_dpop_proof", "use_dpop_nonce"})
 
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 §2.1
 _SCOPE = re.compile(r"[\x20-\x7e]{0,1024}")  # RFC 6749 §3.3
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
-
-# What authlib's ClientAuth takes and gives back: the URI, the header fields and the form.
-Signed = tuple[str, dict[str, str], str]
-
-
-class _Client(Protocol):
-    client_id: str
-    client_secret: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,34 +100,11 @@ class Refusal:
     retry_after: float | None = None
 
 
-def _basic(client: _Client, _method: str, uri: str, headers: dict[str, str], body: str) -> Signed:
-    # RFC 6749 §2.3.1 and appendix B. authlib's own client_secret_basic leaves the form encoding out.
-    credentials = f"{quote_plus(client.client_id)}:{quote_plus(client.client_secret)}"
-    return uri, headers | _basic_header(credentials), body
-
-
-def _basic_raw(client: _Client, _method: str, uri: str, headers: dict[str, str], body: str) -> Signed:
-    if ":" in client.client_id:
-        raise SecretUnreadable("the client id has a colon, which client_secret_basic_raw can't carry (RFC 7617 §2)")
-    return uri, headers | _basic_header(f"{client.client_id}:{client.client_secret}"), body
-
-
-def _basic_header(credentials: str) -> dict[str, str]:
-    return {"Authorization": f"Basic {b64encode(credentials.encode()).decode()}"}
-
-
-AUTH_METHODS: Mapping[str, Callable[[_Client, str, str, dict[str, str], str], Signed]] = {
-    "client_secret_basic": _basic,
-    "client_secret_basic_raw": _basic_raw,
-    "client_secret_post": encode_client_secret_post,
-}
-
-
 def token_request(
     auth_method: str,
-    client_id: Secret,
-    client_secret: Secret,
+    credentials: ClientCredentials,
     *,
+    assertion: str = "",
     scope: str | None = None,
     audience: str | None = None,
     resource: str | None = None,
@@ -144,28 +112,34 @@ def token_request(
 ) -> TokenRequest:
     """The request for a token; empty parameters are left out (RFC 6749 §3.2).
 
-    `auth_method`: a key of AUTH_METHODS. Raises SecretUnreadable where the credentials can't be sent in that way.
+    `auth_method`: a key of AUTH_METHODS. `assertion`: what client_secret_jwt and private_key_jwt have signed. Raises
+    SecretUnreadable where the credentials can't be sent in that way.
     """
-    client = ClientAuth(client_id.reveal(), client_secret.reveal(), AUTH_METHODS[auth_method])
     form = prepare_token_request("client_credentials", scope=scope, audience=audience, resource=resource)
-    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
     try:
-        form = add_params_to_qs(form, [(name, value) for name, value in (params or {}).items() if value])
-        _, headers, form = client.prepare("POST", "", headers, form)
-        encoded = quote_plus(client_secret.reveal())
+        shown = AUTH_METHODS[auth_method](credentials, assertion)
+        extra = [(name, value) for name, value in (params or {}).items() if value]
+        form = add_params_to_qs(form, [*extra, *shown.form])
     except UnicodeEncodeError:
         # `from None`: the encoder's error holds the secret.
         raise SecretUnreadable("the client id or the client secret is not UTF-8 text") from None
-    blob = headers.get("Authorization", "").removeprefix("Basic ")
-    return TokenRequest(headers, form.encode(), tuple(filter(None, (client_secret.reveal(), encoded, blob))))
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json", **shown.headers}
+    return TokenRequest(headers, form.encode(), tuple(filter(None, shown.secrets)))
 
 
 def parse_response(
-    status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: tuple[str, ...] = ()
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: float,
+    dpop: bool = False,
+    secrets: tuple[str, ...] = (),
 ) -> TokenResponse | Refusal:
     """What the token endpoint's answer, complete at `now` (Unix seconds), means.
 
-    `headers` are looked up as `Date` and `Retry-After`. A text that holds one of `secrets` is not passed on.
+    `headers` are looked up as `Date` and `Retry-After`. `dpop`: the token must be bound to a key (RFC 9449 §5). A text
+    that holds one of `secrets` is not passed on.
     """
     try:
         members = json_object(body)
@@ -174,7 +148,7 @@ def parse_response(
     else:
         problem = ""
     if status == HTTPStatus.OK and members and "error" not in members:
-        return _token(members, headers, now)
+        return _token(members, headers, "DPoP" if dpop else "Bearer", now)
     error = members.get("error")
     if not isinstance(error, str):
         # RFC 6749 §5.2 has this status for one error only.
@@ -216,13 +190,15 @@ def _quoted(said: list[str], secrets: tuple[str, ...]) -> str:
     return ", ".join(repr(text[:MAX_PEER_TEXT]) for text in said)[:MAX_PEER_TEXT]
 
 
-def _token(members: Mapping[str, Any], headers: Mapping[str, str], now: float) -> TokenResponse | Refusal:
+def _token(
+    members: Mapping[str, Any], headers: Mapping[str, str], expected_type: str, now: float
+) -> TokenResponse | Refusal:
     token, token_type, scope = (members.get(name) for name in ("access_token", "token_type", "scope"))
     # The token becomes a part of a header field: nothing but b64token may reach it.
     if not isinstance(token, str) or len(token) > MAX_TOKEN or not _B64TOKEN.fullmatch(token):
-        return _invalid("access_token is not a Bearer token of at most 16 KiB")
-    if not isinstance(token_type, str) or token_type.lower() != "bearer":
-        return _invalid("token_type is not Bearer")
+        return _invalid("access_token is not a token of at most 16 KiB that fits a header field")
+    if not isinstance(token_type, str) or token_type.lower() != expected_type.lower():
+        return _invalid(f"token_type is not {expected_type}")
     try:
         expires_in = _seconds(members.get("expires_in"))
     except ValueError:
@@ -232,7 +208,7 @@ def _token(members: Mapping[str, Any], headers: Mapping[str, str], now: float) -
         expires_in,
         unverified_times(token).exp,
         scope if isinstance(scope, str) and _SCOPE.fullmatch(scope) else None,
-        _clock_skew(headers, now),
+        clock_skew(headers, now),
     )
 
 
@@ -258,7 +234,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     return min(seconds, MAX_RETRY_AFTER) if seconds > 0 else None
 
 
-def _clock_skew(headers: Mapping[str, str], now: float) -> float:
+def clock_skew(headers: Mapping[str, str], now: float) -> float:
+    """Seconds by which the clock of who sent `Date` is ahead of `now` (Unix); 0 where the field does not tell."""
     skew = _http_date(headers.get("Date", "")) - now
     return skew if abs(skew) > CLOCK_NOISE and skew > -inf else 0.0
 

@@ -42,12 +42,13 @@ class KeySet:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a token must say. `leeway`: seconds that the clocks may differ by."""
+    """What a token must say. `leeway`: seconds that the clocks may differ by. `type`: of the header; None: any."""
 
     algorithms: tuple[str, ...]
     issuer: str | None
     audience: str | None
     leeway: float
+    type: str | None = None
 
 
 class _Registry(jws.JWSRegistry):
@@ -94,6 +95,8 @@ def verify(token: str, keys: KeySet, expected: Expected, now: float) -> Claims:
     Raises UnknownKey where a newer set could change the answer, else BadJwt.
     """
     signed = _extract(token)
+    if expected.type is not None and _media_type(signed.protected.get("typ")) != _media_type(expected.type):
+        raise BadJwt("The token's type is not oauth.verify.type.")
     kid = signed.protected.get("kid")
     candidates = keys.candidates(kid, _key_type(signed.protected, expected.algorithms))
     if not any(_is_signed_by(key, signed) for key in candidates):
@@ -114,6 +117,11 @@ def _extract(token: str) -> jws.CompactSignature:
     if not isinstance(signed.protected, Mapping):
         raise BadJwt("The token's header is not a JSON object.")
     return signed
+
+
+def _media_type(value: object) -> str | None:
+    """In lower case and without what may be left out (RFC 7515 §4.1.9)."""
+    return value.lower().removeprefix("application/") if isinstance(value, str) else None
 
 
 def _key_type(header: Mapping[str, Any], allowed: tuple[str, ...]) -> str:

@@ -20,3 +20,8 @@ def asks_for_another_token(status: int, challenge: bytes) -> bool:
     so that any method may be sent again after it.
     """
     return status == _UNAUTHORIZED and b"insufficient_scope" not in challenge
+
+
+def asks_for_nonce(challenge: bytes) -> bool:
+    """Does a 401 refuse the proof of possession, and not the token, for want of a nonce? (RFC 9449 §9)"""
+    return b"use_dpop_nonce" in challenge

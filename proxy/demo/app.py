@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxy import run, settings
+from proxy.config import Loaded
 from proxy.demo.api import DemoApi
 from proxy.demo.authorization import Client
 from proxy.demo.certificates import CertificateAuthority
@@ -35,7 +36,7 @@ async def serve(port: int, admin_port: int, lifetime: settings.Duration, say: Sa
             say("provider", f"{provider.url} (client {client.client_id}, secret {client.client_secret})")
             say("API", f"{api.url} (wants a token of the provider; each lives {lifetime})")
             config = _settings(_chosen(port, admin_port), provider, api, authority)
-            return await run.serve(config, origin="thg-proxy demo", ready=lambda: _invite(config, say))
+            return await run.serve(_loaded(config), ready=lambda: _invite(config, say))
 
 
 def _chosen(*ports: int) -> list[int]:
@@ -43,6 +44,10 @@ def _chosen(*ports: int) -> list[int]:
     with contextlib.ExitStack() as held:
         free = [held.enter_context(socket.create_server((_HOST, 0))).getsockname()[1] for _ in ports]
     return [port or spare for port, spare in zip(ports, free, strict=True)]
+
+
+def _loaded(config: settings.Settings) -> Loaded:
+    return Loaded(config, file=None, origin="thg-proxy demo", origins={}, notes=(), again=lambda: _loaded(config))
 
 
 def _settings(
@@ -79,6 +84,7 @@ def _invite(config: settings.Settings, say: Say) -> None:
     say("try it", f"curl {proxy}/v1/vehicles")
     say("what arrived", f"curl {proxy}/echo")
     say("without it: 401", f"curl -i --cacert {config.upstream.tls.ca_file} {config.upstream.url}/v1/vehicles")
+    say("watch it", f"{admin}/ (in a browser)")
     say("state", f"curl {admin}/status")
     say("readiness", f"curl {admin}/readyz")
     say("metrics", f"curl {admin}/metrics")

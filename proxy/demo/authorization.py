@@ -20,6 +20,8 @@ from authlib.oauth2.rfc6749.errors import (
     OAuth2Error,
 )
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
+from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
+from joserfc.jwk import Key, OctKey
 
 _FORM = "application/x-www-form-urlencoded"
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -28,11 +30,16 @@ _UNAUTHORIZED = 401
 
 @dataclass(slots=True)
 class Client:
-    """A registered client. What is changed here counts from the next request on."""
+    """A registered client. What is changed here counts from the next request on.
+
+    `auth_method`: of RFC 8414; `key` is the public one of private_key_jwt. With tls_client_auth the subject of the
+    certificate is the id.
+    """
 
     client_id: str = "demo"
     client_secret: str = "demo-secret"
     auth_method: str = "client_secret_basic"
+    key: Key | None = None
     scopes: set[str] = field(default_factory=lambda: {"fleet.read", "fleet.write"})
     audiences: set[str] = field(default_factory=lambda: {"https://api.example"})
     grant_types: set[str] = field(default_factory=lambda: {"client_credentials"})
@@ -41,7 +48,7 @@ class Client:
         return grant_type in self.grant_types
 
     def check_endpoint_auth_method(self, _method: str, _endpoint: str) -> bool:
-        """True: `_authenticate` has compared the method already."""
+        """True: who has found the client has compared the method already."""
         return True
 
 
@@ -52,20 +59,34 @@ Mint = Callable[[Client, list[str], list[str]], Mapping[str, Any]]
 class TokenEndpoint(AuthorizationServer):  # type: ignore[misc]  # Authlib has no types
     """Answers token requests for `clients` with what `mint` makes.
 
-    `legacy_errors` adds the members that old versions of Hydra send.
+    `audiences`: what an assertion may call the provider. `legacy_errors` adds the members that old versions of Hydra
+    send.
     """
 
-    def __init__(self, clients: Mapping[str, Client], mint: Mint, *, legacy_errors: bool = False) -> None:
+    def __init__(
+        self,
+        clients: Mapping[str, Client],
+        mint: Mint,
+        *,
+        audiences: Callable[[], list[str]] = list,
+        legacy_errors: bool = False,
+    ) -> None:
         super().__init__()
         self.mint = mint
         self._clients = clients
         self._legacy_errors = legacy_errors
         self.register_grant(_ClientCredentials)
-        self.register_client_auth_method("registered", _authenticate)
+        self.register_client_auth_method("assertion", _Assertion(audiences))
+        self.register_client_auth_method("certificate", _authenticate_by_certificate)
+        self.register_client_auth_method("secret", _authenticate)
 
-    def answer(self, url: str, headers: Mapping[str, str], body: bytes) -> web.Response:
-        """The response to a POST of `body`. `headers` finds a field in any case."""
-        request = OAuth2Request("POST", url, headers=headers)
+    def answer(self, url: str, headers: Mapping[str, str], body: bytes, peer: str | None = None) -> web.Response:
+        """The response to a POST of `body`. `headers` finds a field in any case.
+
+        `peer`: the common name in the client's certificate, None where it has shown none.
+        """
+        request = _Request("POST", url, headers=headers)
+        request.peer = peer
         try:
             request.payload = BasicOAuth2Payload(_form(headers, body))
         except OAuth2Error as error:
@@ -94,8 +115,18 @@ class TokenEndpoint(AuthorizationServer):  # type: ignore[misc]  # Authlib has n
         return web.Response(body=json.dumps(body).encode(), status=status, headers=fields)
 
 
+class _Request(OAuth2Request):  # type: ignore[misc]  # Authlib has no types
+    peer: str | None
+
+    @property
+    def form(self) -> dict[str, str]:
+        parameters: dict[str, str] = self.payload.data
+        return parameters
+
+
 class _ClientCredentials(ClientCredentialsGrant):  # type: ignore[misc]  # Authlib has no types
-    TOKEN_ENDPOINT_AUTH_METHODS = ("registered",)
+    # One after another, until one finds that it is used; the last one refuses what is left.
+    TOKEN_ENDPOINT_AUTH_METHODS = ("assertion", "certificate", "secret")
     server: TokenEndpoint
 
     def validate_requested_scope(self) -> None:
@@ -126,6 +157,48 @@ def _form(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
     return dict(pairs)
 
 
+class _Assertion(JWTBearerClientAssertion):  # type: ignore[misc]  # Authlib has no types
+    """client_secret_jwt and private_key_jwt (RFC 7523 §3); each assertion is good for one request."""
+
+    def __init__(self, audiences: Callable[[], list[str]]) -> None:
+        super().__init__()
+        self.get_audiences = audiences
+        self._seen: set[str] = set()
+
+    def __call__(self, query_client: Callable[[str], Client | None], request: _Request) -> Client | None:
+        client: Client | None = super().__call__(query_client, request)
+        if client is not None and ("Authorization" in request.headers or "client_secret" in request.form):
+            raise InvalidRequestError("More than one authentication method was used.")
+        if client is not None and request.form.get("client_id", client.client_id) != client.client_id:
+            raise InvalidClientError("The assertion is that of another client.", status_code=_UNAUTHORIZED)
+        return client
+
+    def validate_jti(self, _claims: Mapping[str, Any], jti: str) -> bool:
+        is_new = jti not in self._seen
+        self._seen.add(jti)
+        return is_new
+
+    def resolve_client_public_key(self, client: Client) -> Key:
+        return client.key or OctKey.import_key(client.client_secret)
+
+    def authenticate_client(self, client: Client) -> Client:
+        _check_method(client, "private_key_jwt" if client.key else "client_secret_jwt")
+        return client
+
+
+def _authenticate_by_certificate(query_client: Callable[[str], Client | None], request: _Request) -> Client | None:
+    client = query_client(request.form.get("client_id", ""))
+    if client is None or client.auth_method != "tls_client_auth" or request.peer != client.client_id:
+        return None
+    return client
+
+
+def _check_method(client: Client, *used: str) -> None:
+    if used != (client.auth_method,):
+        hint = f"The client is registered for {client.auth_method}, another method was used."
+        raise InvalidClientError(hint, status_code=_UNAUTHORIZED)
+
+
 def _authenticate(query_client: Callable[[str], Client | None], request: OAuth2Request) -> Client:
     """The client that proved itself by the method it is registered for, and by no other one besides."""
     form = request.payload.data
@@ -135,10 +208,8 @@ def _authenticate(query_client: Callable[[str], Client | None], request: OAuth2R
     client = query_client(client_id)
     if client is None or not secrets.compare_digest(client.client_secret.encode(), secret.encode()):
         raise InvalidClientError("Client authentication failed.", status_code=_UNAUTHORIZED)
-    used = {method for method, seen in (("client_secret_basic", basic), ("client_secret_post", all(posted))) if seen}
-    if used != {client.auth_method}:
-        hint = f"The client is registered for {client.auth_method}, another method was used."
-        raise InvalidClientError(hint, status_code=_UNAUTHORIZED)
+    methods = (("client_secret_basic", basic), ("client_secret_post", all(posted)))
+    _check_method(client, *(method for method, seen in methods if seen))
     return client
 
 

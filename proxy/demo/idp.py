@@ -88,7 +88,12 @@ class DemoProvider(LoopbackServer):
         self.minted = 0
         self.key = new_key()
         self.published = [self.key]
-        self._endpoint = TokenEndpoint(self.clients, self._mint, legacy_errors=legacy_errors)
+        self._endpoint = TokenEndpoint(
+            self.clients,
+            self._mint,
+            audiences=lambda: [self.issuer, self.token_url],
+            legacy_errors=legacy_errors,
+        )
 
     @property
     def issuer(self) -> str:
@@ -117,7 +122,7 @@ class DemoProvider(LoopbackServer):
 
     async def issue_token(self, request: web.BaseRequest) -> web.StreamResponse:
         """What the token endpoint answers without a fault."""
-        return self._endpoint.answer(self.token_url, request.headers, await request.read())
+        return self._endpoint.answer(self.token_url, request.headers, await request.read(), common_name(request))
 
     async def show_keys(self, _request: web.BaseRequest) -> web.StreamResponse:
         """The JWKS (RFC 7517 §5)."""
@@ -132,7 +137,13 @@ class DemoProvider(LoopbackServer):
                 "jwks_uri": self.jwks_url,
                 "response_types_supported": [],
                 "grant_types_supported": ["client_credentials"],
-                "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+                "token_endpoint_auth_methods_supported": [
+                    "client_secret_basic",
+                    "client_secret_post",
+                    "client_secret_jwt",
+                    "private_key_jwt",
+                    "tls_client_auth",
+                ],
             }
         )
 
@@ -183,6 +194,13 @@ class DemoProvider(LoopbackServer):
         if header["alg"] == "none":
             return f"{_part(header)}.{_part(claims)}."
         return jwt.encode(header, claims, self.faults.signing_key or self.key, algorithms=[header["alg"]])
+
+
+def common_name(request: web.BaseRequest) -> str | None:
+    """Of the certificate that the client has shown, None where it has shown none."""
+    certificate = request.get_extra_info("peercert") or {}
+    names = (attribute for part in certificate.get("subject", ()) for attribute in part)
+    return next((value for name, value in names if name == "commonName"), None)
 
 
 def new_key() -> RSAKey:

@@ -1,7 +1,9 @@
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from joserfc.jwk import ECKey
 
 Problems = Callable[..., list[str]]
 
@@ -55,6 +57,7 @@ BAD = {
     "upstream: {tls: {key_file: thg.yaml}}": "upstream.tls.cert_file: is required with upstream.tls.key_file",
     "upstream: {tls: {server_name: 'a b'}}": "upstream.tls.server_name: must be a host name",
     f"upstream: {{headers: {{set: {{Authorization: {CANARY}}}}}}}": "upstream.headers.set.Authorization: must not name",
+    f"upstream: {{headers: {{set: {{DPoP: {CANARY}}}}}}}": "upstream.headers.set.DPoP: must not name",
     "upstream: {headers: {set: {host: a}}}": "upstream.headers.set.host: must not name a field",
     "upstream: {headers: {set: {Transfer-Encoding: chunked}}}": "upstream.headers.set.Transfer-Encoding: must not name",
     "upstream: {headers: {set: {'a b': c}}}": "upstream.headers.set.a b: must name a header field",
@@ -63,7 +66,17 @@ BAD = {
     # the identity provider
     "oauth: {jwks_url: http://idp.example/jwks}": "oauth.jwks_url: must be https",
     "oauth: {issuer: 'https://idp.example/?a'}": "oauth.issuer: must not hold a query or a fragment",
-    "oauth: {auth_method: private_key_jwt}": "oauth.auth_method: is not supported by this version",
+    "oauth: {auth_method: private_key_jwt}": "oauth.clients[0].client_secret: must be one private key, PEM",
+    "oauth: {auth_method: tls_client_auth}": "oauth.tls.cert_file: is required with oauth.auth_method: tls_client_auth",
+    "oauth: {auth_method: jwt}": "oauth.auth_method: must be one of client_secret_basic, ",
+    "oauth: {assertion: {algorithm: RS256}}": "oauth.assertion.algorithm: is for private_key_jwt and client_secret_jwt",
+    "oauth: {auth_method: client_secret_jwt, assertion: {algorithm: RS256}}": (
+        "oauth.assertion.algorithm: must be one of HS256, HS384, HS512"
+    ),
+    "oauth: {auth_method: client_secret_jwt, assertion: {algorithm: none}}": "oauth.assertion.algorithm: must be one",
+    "oauth: {dpop: true, store: 'file:/var/lib/thg/token'}": "oauth.store: must be memory with oauth.dpop: true",
+    "oauth: {verify: {type: 'at jwt'}}": "oauth.verify.type: must be a media type such as at+jwt",
+    "oauth: {verify: {type: a/b/c}}": "oauth.verify.type: must be a media type such as at+jwt",
     "oauth: {clients: []}": "oauth.clients: must have at least one client",
     "oauth: {clients: [{name: ''}]}": "oauth.clients[0].name: must be 1 to 64",
     f"oauth: {{clients: [{{client_secret: {CANARY}}}]}}": "oauth.clients[0].client_secret: must be {env: NAME}",
@@ -78,8 +91,12 @@ BAD = {
     "oauth: {refresh: {at: nan}}": "oauth.refresh.at: must be a fraction between 0 and 1",
     "oauth: {refresh: {jitter: 0.6}}": "oauth.refresh.jitter: must be a fraction from 0 to 0.5",
     "oauth: {refresh: {backoff: {initial: 2m}}}": "oauth.refresh.backoff.initial: must not be longer than",
-    "oauth: {store: disk}": "oauth.store: must be memory, file:/PATH or redis://HOST:PORT/DB",
-    f"oauth: {{store: 'redis://:{CANARY}@cache:6379/0'}}": "oauth.store: must be memory",
+    "oauth: {store: disk}": "oauth.store: must be memory, file:/PATH, redis://HOST:PORT/DB or rediss://HOST:PORT/DB",
+    f"oauth: {{store: 'redis://{CANARY}:{CANARY}@cache:99999/0'}}": "oauth.store: must be memory",
+    "oauth: {store: 'redis://cache', auth_method: federated}": "oauth.store: must not be redis with oauth.auth_method:",
+    "oauth: {store: 'rediss://cache', auth_method: tls_client_auth, tls: {cert_file: thg.yaml, key_file: thg.yaml}}": (
+        "oauth.store: must not be redis with oauth.auth_method: tls_client_auth, which has no secret that lasts"
+    ),
     # the rest
     "policy: {allowed_hosts: []}": "policy.allowed_hosts: must be host names",
     "policy: {allowed_hosts: ['localhost:8080']}": "policy.allowed_hosts: must be host names or addresses without port",
@@ -124,6 +141,13 @@ GOOD = [
     "oauth: {token_url: http://localhost:4444/t, clients: [{client_secret: literal}]}",
     "oauth: {clients: [{name: a}, {name: b, client_id: literal}]}",
     "oauth: {store: 'redis://cache:6379/0'}",
+    f"oauth: {{store: 'rediss://user:{CANARY}@cache/1?ssl_ca_certs=/etc/ssl/redis.pem'}}",
+    "oauth: {store: 'file:/run/thg-proxy/token', auth_method: federated}",
+    "oauth: {dpop: true}",
+    "oauth: {auth_method: federated}",
+    "oauth: {auth_method: client_secret_jwt, assertion: {algorithm: HS512, audience: https://idp.example/}}",
+    "oauth: {verify: {type: at+jwt}}",
+    "oauth: {verify: {type: application/at+jwt}}",
     "policy: {allow: [{path: /}, {path: '/v1/*/x', methods: [GET]}, {path: '/v1/**'}]}",
     "policy: {allow: [], browsers: {allow_origins: ['https://app.example.com']}, require_header: {name: a, value: b}}",
     "admin: {address: 0.0.0.0:9090}",
@@ -154,6 +178,39 @@ def test_good_value(problems: Problems, text: str) -> None:
     assert problems(text, environ=environ) == []
 
 
+EC_KEY = "{auth_method: private_key_jwt, clients: [{client_secret: {file: key.pem}, key_id: k1}]"
+
+
+@pytest.mark.parametrize(
+    "text, start",
+    [
+        (f"oauth: {EC_KEY}}}", None),
+        (f"oauth: {EC_KEY}, assertion: {{algorithm: ES256}}}}", None),
+        (f"oauth: {EC_KEY}, assertion: {{algorithm: RS256}}}}", "must fit the private key: ES256"),
+        (f"oauth: {EC_KEY}, assertion: {{algorithm: HS256}}}}", "must be one of RS256"),
+    ],
+)
+def test_private_key(problems: Problems, text: str, start: str | None) -> None:
+    """The private key is read, and the algorithm must be one that it can sign with (R101, R165)."""
+    Path("key.pem").write_bytes(ECKey.generate_key("P-256").as_pem(private=True))
+    found = problems(text)
+
+    assert [problem.startswith(f"oauth.assertion.algorithm: {start}") for problem in found] == [True] * (
+        start is not None
+    )
+
+
+def test_no_secret_is_wanted_with_a_certificate(problems: Problems, tmp_path: Path) -> None:
+    """With tls_client_auth there need be no client secret, and none is read (R103, R165)."""
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).touch()
+    text = "oauth: {auth_method: tls_client_auth, tls: {cert_file: cert.pem, key_file: key.pem}}"
+    environ = {"THG_CLIENT_ID": "id", "THG_PROXY__OAUTH__TOKEN_URL": "https://idp.example/token"}
+
+    assert problems(text, environ=environ) == []
+    assert problems(text, environ=environ | {"THG_CLIENT_SECRET_FILE": "/nowhere"}) == []
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -178,6 +235,14 @@ def test_clients_with_one_name(problems: Problems) -> None:
     """Metrics and logs tell clients by their names, so these differ (R165)."""
     found = problems("oauth: {clients: [{name: a}, {name: b}, {name: a}]}")
     assert [problem.partition(":")[0] for problem in found] == ["oauth.clients[0].name", "oauth.clients[2].name"]
+
+
+def test_callers_that_nobody_knows(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel does not tell who calls, as on macOS, a list of users is refused, not ignored (R141)."""
+    monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
+    (problem,) = problems("listen: {address: unix:/run/proxy.sock, allowed_uids: [1000]}")
+    assert problem.startswith("listen.allowed_uids: must be empty on this system")
+    assert problems("listen: {address: unix:/run/proxy.sock}") == []
 
 
 def test_socket_path_is_measured_in_bytes(problems: Problems) -> None:

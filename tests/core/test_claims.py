@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.claims import Times, unverified_times
+from proxy.core.claims import Jwt, Times, unverified, unverified_times
 
 NOW = 1_800_000_000
 
@@ -34,6 +34,13 @@ def test_no_number_of_seconds(value: object) -> None:
 def test_no_jwt(text: str) -> None:
     """An opaque token has no times (R78)."""
     assert unverified_times(text) == Times()
+
+
+def test_what_is_in_it() -> None:
+    """Header and claims are read without a key; an opaque token has neither (R78)."""
+    assert unverified(token({"aud": ["a"], "n": {"m": 1}})) == Jwt({}, {"aud": ["a"], "n": {"m": 1}})
+    assert unverified("opaque") is None
+    assert unverified(token({}).replace("e30", "W10")) is None
 
 
 @given(st.text())

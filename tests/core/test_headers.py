@@ -305,6 +305,12 @@ def test_what_a_response_may_not_say() -> None:
     assert returned(fields) == fields
 
 
+def test_what_of_a_response_is_for_us() -> None:
+    """A withheld field of a response can be looked at, and ends here (R105)."""
+    read = ResponseRules(withheld=[b"dpop-nonce"]).read([(b"DPoP-Nonce", b"n"), (b"X-A", b"1")])
+    assert read[:2] == ([b"X-A: 1\r\n"], {b"dpop-nonce": b"n"})
+
+
 def test_the_date_is_noted() -> None:
     """Whether the origin gave a Date is known, and it is passed on as it is (R62)."""
     fields = ResponseRules().read([(b"Date", b"Sun, 06 Nov 1994 08:49:37 GMT")])

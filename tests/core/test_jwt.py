@@ -1,6 +1,7 @@
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,10 +62,48 @@ def test_old_name_of_ed25519() -> None:
 
 
 def test_header_of_a_token_may_hold_more() -> None:
-    """Header parameters that are not registered, long chains of certificates and any `typ` do no harm (R109, R111)."""
+    """Header parameters that are not registered, long chains of certificates and any `typ` do no harm (R109)."""
     token = signed(header={"typ": "at+jwt", "pi.atm": "1", "x5c": ["A" * 4000]})
 
     assert verify(token, KEYS, EXPECTED, NOW) == CLAIMS
+
+
+@pytest.mark.parametrize(
+    "wanted, typ, accepted",
+    [
+        ("at+jwt", "at+jwt", True),
+        ("at+jwt", "AT+JWT", True),
+        ("at+jwt", "application/at+jwt", True),
+        ("application/at+jwt", "at+jwt", True),
+        ("at+jwt", "JWT", False),
+        ("at+jwt", "dpop+jwt", False),
+        ("at+jwt", "text/at+jwt", False),
+        ("at+jwt", "", False),
+        ("JWT", "JWT", True),
+        ("JWT", "at+jwt", False),
+        (None, "JWT", True),
+        (None, "anything", True),
+    ],
+)
+def test_type(wanted: str | None, typ: str, accepted: bool) -> None:
+    """With a type configured, a token of another kind is refused; media types are compared as such (R111)."""
+    expected = replace(EXPECTED, type=wanted)
+    token = signed(header={"typ": typ})
+
+    if accepted:
+        assert verify(token, KEYS, expected, NOW) == CLAIMS
+    else:
+        with pytest.raises(BadJwt, match=r"oauth\.verify\.type"):
+            verify(token, KEYS, expected, NOW)
+
+
+@pytest.mark.parametrize("header", [{}, {"typ": None}, {"typ": ["at+jwt"]}, {"typ": 1}])
+def test_type_that_is_no_text(header: dict[str, Any]) -> None:
+    """A token without a type, or with one that is no text, is not of the configured type (R111)."""
+    token = segment({"alg": "ES256", "kid": "ec"} | header) + "." + segment(CLAIMS) + ".AA"
+
+    with pytest.raises(BadJwt, match=r"oauth\.verify\.type"):
+        verify(token, KEYS, replace(EXPECTED, type="at+jwt"), NOW)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The life of a token, without a clock: what goes in, and what is to be done."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 from math import inf
@@ -43,6 +44,10 @@ def refresh_demanded(life: Lifecycle, now: Now) -> Todo:
 
 def fetched(lifetime: float, *, sent: float, wall_jump: float = 0) -> Input:
     return lambda life, now: life.fetched(life.lease_for(at(sent, wall_jump=wall_jump), lifetime), now)
+
+
+def came(lifetime: float, *, sent: float) -> Input:
+    return lambda life, now: life.came(life.lease_for(at(sent), lifetime), now)
 
 
 def failed(kind: Kind = "transient", retry_after: float | None = None, draw: float = 0.999) -> Input:
@@ -124,6 +129,33 @@ def test_rejected_client_is_retried_slowly_or_when_its_secret_changes() -> None:
     )
 
 
+def test_another_secret_is_proved_by_another_token() -> None:
+    """A token that came with the old secret is used until the new one brought its successor (R100)."""
+    play(
+        (0, demanded, (NONE, FETCH, inf)),
+        (1, fetched(1000, sent=0), (FRESH, WAIT, 749)),
+        (100, secret_changed, (DUE, FETCH, 840)),
+        (101, failed("rejected"), (REJECTED, WAIT, 300)),
+        (102, secret_changed, (DUE, FETCH, 838)),
+        (102.1, failed("rejected"), (REJECTED, WAIT, 300)),
+        (102.2, secret_changed, (DUE, WAIT, 0.8)),  # not two within a second
+        (103, demanded, (DUE, FETCH, 837)),
+        (104, fetched(1000, sent=103), (FRESH, WAIT, 749)),
+    )
+
+
+def test_kind_of_the_last_failure_counts() -> None:
+    """After a refusal, an answer that makes no sense is a failure like any other: the backoff goes on where it was."""
+    play(
+        (0, demanded, (NONE, FETCH, inf)),
+        (1, failed("rejected"), (REJECTED, WAIT, 300)),
+        (301, demanded, (REJECTED, FETCH, inf)),
+        (302, failed("malformed", draw=0.75), (NONE, WAIT, 1.5)),
+        (303.5, demanded, (NONE, FETCH, inf)),
+        (304, failed("transient", draw=0.75), (NONE, WAIT, 3)),
+    )
+
+
 def test_valid_token_survives_a_rejected_client() -> None:
     """`invalid_client` never drops a token that is still good (F7)."""
     life = play(
@@ -139,13 +171,15 @@ def test_valid_token_survives_a_rejected_client() -> None:
 
 def test_provider_says_when_to_come_back() -> None:
     """Retry-After is waited for, where it is longer than the backoff (R83, F6)."""
-    play(
+    life = play(
         (0, demanded, (NONE, FETCH, inf)),
         (1, failed("transient", retry_after=120), (NONE, WAIT, 120)),
         (120, demanded, (NONE, WAIT, 1)),
         (121, demanded, (NONE, FETCH, inf)),
         (122, failed("transient", retry_after=0.1, draw=0.9), (NONE, WAIT, 1.8)),
     )
+
+    assert [life.retry_in(at(seconds)) for seconds in (122.8, 123.8, 1000)] == pytest.approx([1, 0, 0])
 
 
 def test_the_api_refuses_the_token() -> None:
@@ -159,6 +193,7 @@ def test_the_api_refuses_the_token() -> None:
         (101, rejected_by_upstream(1), (FRESH, WAIT, 749)),
         (102, rejected_by_upstream(2), (DUE, WAIT, 3)),
         (103, rejected_by_upstream(2), (DUE, WAIT, 2)),
+        (103, rejected_by_upstream(1), (DUE, WAIT, 2)),
         (105, demanded, (DUE, FETCH, 935)),
     )
 
@@ -206,11 +241,83 @@ def test_older_answer_does_not_replace_a_newer_token() -> None:
         (0, demanded, (NONE, FETCH, inf)),
         (9, fetched(1000, sent=8), (FRESH, WAIT, 749)),
         (10, fetched(1000, sent=0), (FRESH, WAIT, 748)),
+        (11, rejected_by_upstream(1), (DUE, FETCH, 937)),
+        (12, fetched(1000, sent=7.5), (DUE, WAIT, 0.5)),
     )
 
     assert life.generation == 1
     assert life.lease is not None
     assert life.lease.sent == at(8)
+
+
+def test_token_that_was_not_asked_for() -> None:
+    """One that another client's trial brought is used; a request in flight stays the only one, and may come late."""
+    life = play(
+        (0, demanded, (NONE, FETCH, inf)),
+        (1, fetched(1000, sent=0), (FRESH, WAIT, 749)),
+        (100, came(1000, sent=99), (FRESH, WAIT, 749)),
+        (849, demanded, (DUE, FETCH, 190)),
+        (851, came(1000, sent=850), (FRESH, WAIT, 939)),
+        (852, refresh_demanded, (DUE, WAIT, 938)),
+        (853, came(1000, sent=852.5), (FRESH, WAIT, 939.5)),
+        (854, fetched(1000, sent=849), (FRESH, WAIT, 748.5)),
+    )
+
+    assert life.generation == 4
+    assert life.lease is not None
+    assert life.lease.sent == at(852.5)
+
+
+def test_token_that_was_not_asked_for_hurries_nothing() -> None:
+    """One that was asked for before the last request, and comes after its failure, leaves a second after that."""
+    play(
+        (0, demanded, (NONE, FETCH, inf)),
+        (1.4, failed(draw=0), (NONE, WAIT, 0.5)),
+        (1.9, demanded, (NONE, FETCH, inf)),
+        (2, failed(draw=0), (NONE, WAIT, 0.9)),
+        (2.1, came(1, sent=1.2), (STALE, WAIT, 0.8)),
+        (2.9, demanded, (STALE, FETCH, inf)),
+    )
+
+
+def test_token_that_was_not_asked_for_ends_a_refusal() -> None:
+    """A client whose requests fail is not asked again before the token of another one is due."""
+    life = play(
+        (0, demanded, (NONE, FETCH, inf)),
+        (1, failed("rejected"), (REJECTED, WAIT, 300)),
+        (2, came(1000, sent=1.5), (FRESH, WAIT, 749.5)),
+        (301, demanded, (FRESH, WAIT, 450.5)),
+        (751.5, demanded, (DUE, FETCH, 190)),
+        (752, failed(draw=0.9), (DUE, WAIT, 0.9)),  # the backoff begins anew
+    )
+
+    assert life.failures == 1
+
+
+def test_waiting_is_in_vain() -> None:
+    """Requests wait for an answer, but not for the next try after a failure, nor for a proxy that stops (R82)."""
+    life = Lifecycle(TIMING, 0)
+    seen = []
+    for seconds, feed in [
+        (0, demanded),
+        (1, failed(draw=0.9)),
+        (1.8, demanded),
+        (1.9, demanded),
+        (3, fetched(1000, sent=1.9)),
+        (4, stop),
+    ]:
+        feed(life, at(seconds))
+        seen.append(life.is_hopeless())
+
+    assert seen == [False, True, True, False, False, True]
+
+
+def test_what_operators_read() -> None:
+    """The times of a token are those of the wall clock."""
+    lease = Lifecycle(TIMING, 0.5).lease_for(at(5), 1000)
+
+    assert lease.refresh_at == EPOCH + 705
+    assert lease.expires_at == EPOCH + 1005
 
 
 @pytest.mark.parametrize(
@@ -252,6 +359,13 @@ def test_refresh_is_not_later_than_the_margin() -> None:
     assert not lease.is_due(at(939))
 
 
+def test_refresh_is_not_before_the_token() -> None:
+    """A jitter that is wider than what there is before `refresh.at` makes a token due at once, and no earlier."""
+    lease = Lifecycle(replace(TIMING, at=0.3, jitter=0.5), 0.9).lease_for(at(0), 1000)
+
+    assert lease.refresh_at == EPOCH
+
+
 @pytest.mark.parametrize("lifetime", [1, 2, 3, 4, 5])
 def test_short_lifetimes_work(lifetime: float) -> None:
     """Tokens of 1..5 s are replaced in time where a request a second allows it, and never faster (R92, F11)."""
@@ -268,6 +382,16 @@ def test_short_lifetimes_work(lifetime: float) -> None:
     gaps = [b - a for a, b in pairwise(fetches)]
     assert min(gaps) >= MIN_INTERVAL
     assert max(gaps) == pytest.approx(max(1, lifetime * 0.75))
+
+
+def test_short_token_of_a_late_request() -> None:
+    """The second between two requests counts from the moment at which the first one was sent (R92)."""
+    play(
+        (0, demanded, (NONE, FETCH, inf)),
+        (3.1, fetched(1, sent=3), (FRESH, WAIT, 0.8)),
+        (3.9, demanded, (STALE, WAIT, 0.1)),
+        (4, demanded, (STALE, FETCH, inf)),
+    )
 
 
 def test_wall_clock_jumps_ahead() -> None:
@@ -300,6 +424,18 @@ def test_wall_clock_jumps_back() -> None:
     assert not life.is_usable(at(940, wall_jump=back))
 
 
+def test_outage_from_the_start() -> None:
+    """A provider that does not answer is asked again for as long as that takes, at least once a minute (R84, R89)."""
+    life = Lifecycle(TIMING, 0)
+    life.demanded(at(0))
+    clock = 0.0
+    for _ in range(100):
+        wait = failed(draw=0.75)(life, at(clock)).wake_in
+        clock += wait
+        assert wait <= 60
+        assert life.demanded(at(clock)).fetch
+
+
 @pytest.mark.parametrize(
     "failures, draw, seconds",
     [
@@ -330,7 +466,7 @@ class Machine(RuleBasedStateMachine):
         self.mono, self.wall = 0.0, EPOCH
         self.sent: Now | None = None
         self.last_sent = self.earliest = -inf
-        self.leases: list[Lease] = []
+        self.newest: Lease | None = None
         self.take(self.life.demanded(self.now))
 
     @property
@@ -369,9 +505,19 @@ class Machine(RuleBasedStateMachine):
         self.mono += took
         self.wall += took
         self.sent = None
-        self.earliest = -inf
-        self.leases.append(lease)
+        self.note(lease)
         self.take(self.life.fetched(lease, self.now))
+
+    @rule(lifetime=st.floats(0.01, 40 * DAY), took=st.floats(0, 10))
+    def token_that_was_not_asked_for(self, lifetime: float, took: float) -> None:
+        lease = self.life.lease_for(Now(self.mono - took, self.wall - took), lifetime)
+        self.note(lease)
+        self.take(self.life.came(lease, self.now))
+
+    def note(self, lease: Lease) -> None:
+        self.earliest = -inf
+        if self.newest is None or lease.sent.mono >= self.newest.sent.mono:
+            self.newest = lease
 
     @precondition(lambda self: self.sent is not None)
     @rule(
@@ -401,17 +547,24 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def no_token_is_used_past_its_end(self) -> None:
         if self.life.is_usable(self.now):
-            lease = self.leases[-1]
-            assert self.mono < lease.sent.mono + lease.lifetime
-            assert self.wall < lease.sent.wall + lease.lifetime
+            assert self.newest is not None
+            assert self.mono < self.newest.sent.mono + self.newest.lifetime
+            assert self.wall < self.newest.sent.wall + self.newest.lifetime
 
     @invariant()
     def there_is_always_a_next_step(self) -> None:
         assert self.sent is not None or 0 <= self.todo.wake_in < inf
         if self.sent is None and not self.life.is_usable(self.now):
-            later = Now(self.mono + self.todo.wake_in + 1e-3, self.wall + self.todo.wake_in + 1e-3)
-            assert self.life.retry_in(later) == 0, "nothing would be sent when the timer fires"
+            seconds = self.todo.wake_in + 1e-3
+            later = Now(self.mono + seconds, self.wall + seconds)
+            assert copy(self.life).demanded(later).fetch, "nothing would be sent when the timer fires"
+
+    def teardown(self) -> None:
+        """Whatever has happened, a proxy that stops asks for nothing more."""
+        later = Now(self.mono + DAY, self.wall + DAY)
+        assert not self.life.stop(self.now).fetch
+        assert not self.life.refresh_demanded(later).fetch
 
 
-Machine.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 TestMachine = Machine.TestCase

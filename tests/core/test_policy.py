@@ -91,12 +91,13 @@ def test_nothing_but_a_listed_name_and_a_port_passes(host: bytes) -> None:
     [
         {},
         {b"sec-fetch-mode": b"cors"},
+        {b"sec-fetch-mode": b"websocket"},
         {b"sec-fetch-mode": b"cors", b"sec-fetch-dest": b"empty", b"sec-fetch-site": b"none"},
         {b"via": b"1.1 fred"},
     ],
 )
 def test_programs_pass(noted: dict[bytes, bytes]) -> None:
-    """What is no browser passes, the fetch() of Node.js and Deno with its `Sec-Fetch-Mode: cors` included (R136)."""
+    """What is no browser passes, fetch() and WebSocket of Node.js with their `Sec-Fetch-Mode` included (R136)."""
     check_browser(noted, frozenset())
 
 
@@ -115,8 +116,12 @@ def test_programs_pass(noted: dict[bytes, bytes]) -> None:
         {b"sec-fetch-site": b""},
         {b"sec-fetch-mode": b"no-cors"},
         {b"sec-fetch-mode": b"navigate", b"sec-fetch-site": b"none"},
-        {b"sec-fetch-mode": b"websocket"},
+        {b"sec-fetch-mode": b"websocket", b"origin": b"https://evil.example"},
+        {b"sec-fetch-mode": b"websocket", b"sec-fetch-site": b"cross-site"},
+        {b"sec-fetch-mode": b"websocket", b"sec-fetch-site": b"same-origin"},
+        {b"sec-fetch-mode": b"websocket", b"sec-fetch-dest": b"websocket"},
         {b"sec-fetch-mode": b"cors,cors"},
+        {b"sec-fetch-mode": b"websocket,websocket"},
         {b"sec-fetch-dest": b"document"},
         {b"sec-fetch-dest": b"image", b"sec-fetch-mode": b"cors"},
         {b"access-control-request-method": b"GET"},

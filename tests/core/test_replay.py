@@ -1,6 +1,6 @@
 import pytest
 
-from proxy.core.replay import after_lost_connection, asks_for_another_token
+from proxy.core.replay import after_lost_connection, asks_for_another_token, asks_for_nonce
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
@@ -39,3 +39,18 @@ def test_no_other_status_does(status: int) -> None:
 def test_a_token_that_may_too_little(challenge: bytes) -> None:
     """Another token of the same client would be allowed no more (RFC 6750 §3.1, R96)."""
     assert not asks_for_another_token(401, challenge)
+
+
+@pytest.mark.parametrize(
+    "challenge, expected",
+    [
+        (b'DPoP error="use_dpop_nonce", error_description="a nonce is required"', True),
+        (b'Bearer, DPoP algs="ES256", error="use_dpop_nonce"', True),
+        (b'DPoP error="invalid_token", algs="ES256"', False),
+        (b'DPoP error="invalid_dpop_proof"', False),
+        (b"", False),
+    ],
+)
+def test_a_proof_that_wants_a_nonce(challenge: bytes, expected: bool) -> None:
+    """Only one of the errors of DPoP is about the nonce; the others are about the token (RFC 9449 §7.1, §9, R105)."""
+    assert asks_for_nonce(challenge) == expected

@@ -2,10 +2,13 @@
 
 import base64
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey, Key, OctKey
 
 from proxy.demo.authorization import Client, TokenEndpoint
 
@@ -31,6 +34,7 @@ def ask(
     endpoint = TokenEndpoint(
         {client.client_id: client},
         lambda _client, scopes, audiences: {"scopes": scopes, "audiences": audiences},
+        audiences=lambda: [AUDIENCE],
         legacy_errors=legacy_errors,
     )
     fields = {"Authorization": basic("id:secret")} if headers is None else headers
@@ -104,6 +108,61 @@ def test_the_registered_method_is_accepted(registered: str, body: str, headers: 
     """One method, the one that the client is registered for, is what it takes (R74)."""
     status, _ = ask(body, headers, client=Client("id", "secret", registered))
     assert status == 200
+
+
+KEY = ECKey.generate_key("P-256")
+SECRET = "a secret of more than 14 bytes"
+AUDIENCE = "http://127.0.0.1/oauth2/token"
+
+
+def asserted(key: Key, alg: str, **claims: object) -> str:
+    """A form with an assertion that is right but for `claims`."""
+    times = {"iat": int(time.time()), "exp": int(time.time()) + 60}
+    good = {"iss": "id", "sub": "id", "aud": AUDIENCE, "jti": str(time.time_ns()), **times}
+    token = jwt.encode({"alg": alg}, {**good, **claims}, key)
+    return (
+        f"{GRANT}&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion={token}"
+    )
+
+
+BY_KEY = Client("id", "secret", "private_key_jwt", KEY)
+
+
+@pytest.mark.parametrize(
+    "client, body, status",
+    [
+        (BY_KEY, lambda: asserted(KEY, "ES256"), 200),
+        (BY_KEY, lambda: asserted(KEY, "ES256") + "&client_id=id", 200),
+        (Client("id", SECRET, "client_secret_jwt"), lambda: asserted(OctKey.import_key(SECRET), "HS256"), 200),
+        (BY_KEY, lambda: asserted(KEY, "ES256") + "&client_id=other", 401),
+        (BY_KEY, lambda: asserted(KEY, "ES256") + "&client_secret=secret", 400),
+        (BY_KEY, lambda: asserted(ECKey.generate_key("P-256"), "ES256"), 400),
+        (BY_KEY, lambda: asserted(KEY, "ES256", aud="http://other"), 400),
+        (BY_KEY, lambda: asserted(KEY, "ES256", exp=int(time.time()) - 300), 400),
+        (BY_KEY, lambda: asserted(KEY, "ES256", iss="other"), 400),
+        (Client("id", SECRET), lambda: asserted(OctKey.import_key(SECRET), "HS256"), 401),
+        (Client("id", SECRET, "private_key_jwt", KEY), lambda: asserted(OctKey.import_key(SECRET), "HS256"), 400),
+    ],
+)
+def test_assertions(client: Client, body: Callable[[], str], status: int) -> None:
+    """An assertion is taken if it says what RFC 7523 §3 wants, and comes alone (R74, R101)."""
+    assert ask(body(), {}, client=client)[0] == status
+
+
+def test_an_assertion_is_good_once() -> None:
+    """The same assertion again is refused (R101)."""
+    endpoint = TokenEndpoint({"id": BY_KEY}, lambda *_: {}, audiences=lambda: [AUDIENCE])
+    body = asserted(KEY, "ES256").encode()
+    answers = [endpoint.answer(AUDIENCE, {"Content-Type": FORM}, body) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 400]
+
+
+@pytest.mark.parametrize("peer, status", [("id", 200), ("other", 401), (None, 401)])
+def test_certificates(peer: str | None, status: int) -> None:
+    """A client is the one whose certificate it has shown (R103)."""
+    endpoint = TokenEndpoint({"id": Client("id", auth_method="tls_client_auth")}, lambda *_: {})
+    answer = endpoint.answer(AUDIENCE, {"Content-Type": FORM}, f"{GRANT}&client_id=id".encode(), peer)
+    assert answer.status == status
 
 
 @pytest.mark.parametrize(
