@@ -4,6 +4,7 @@ ProxyError                    `internal`, 500
 ├── ConfigError               exit code 2: every problem of a configuration, a sentence each
 ├── SecretUnreadable          a secret's source gives no usable value
 ├── StartError                exit code 1: a port is taken, a library can't be used
+├── StoreUnavailable          the token store can't be used at the moment
 ├── BadToken                  the identity provider's side: not a token, or not a key set, that can be used
 │   ├── BadJwt                not what the provider would issue
 │   │   └── UnknownKey        a newer key set could change the answer
@@ -76,6 +77,13 @@ class StartError(ProxyError):
     title = "Can't start"
 
 
+class StoreUnavailable(ProxyError):
+    """The place where processes share a token can't be used; `detail` says why and names the fix, without a secret."""
+
+    code = "store_unavailable"
+    title = "Token store unavailable"
+
+
 class BadToken(ProxyError):
     """What the identity provider gave can't be used; `detail` says why, in our words."""
 
@@ -133,7 +141,7 @@ class NotFound(RequestError):
     code = "not_found"
     status = 404
     title = "Not found"
-    hint = "The admin port has no such path. GET / lists those that it has."
+    hint = "The admin port has no such path."
 
 
 class HostNotAllowed(RequestError):

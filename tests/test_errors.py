@@ -38,6 +38,7 @@ OF_COMMANDS = {"ConfigError", "SecretUnreadable", "StartError"}
 
 # These are for the log and the metrics.
 OF_THE_PROVIDER = {"BadToken", "BadJwt", "UnknownKey", "BadKeySet"}
+OF_THE_STORE = {"StoreUnavailable"}
 
 CLASSES = {
     name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, ProxyError)
@@ -53,7 +54,7 @@ def test_table(name: str, code: str, status: int, proxy_status: str, outcome: st
 
 def test_table_is_complete() -> None:
     """Every error that a client can see is in the table, each with a code of its own."""
-    assert {name for name, *_ in TABLE} == CLASSES.keys() - GROUPS - OF_COMMANDS - OF_THE_PROVIDER
+    assert {name for name, *_ in TABLE} == CLASSES.keys() - GROUPS - OF_COMMANDS - OF_THE_PROVIDER - OF_THE_STORE
     assert len({code for _, code, *_ in TABLE}) == len(TABLE)
 
 
