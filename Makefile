@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench image clean
+.PHONY: demo test lint bench fleet image clean
 
 demo: .venv/run
 	$(BIN)/thg-proxy demo
@@ -14,6 +14,9 @@ lint: .venv/test
 
 bench: .venv/bench
 	$(BIN)/python -m tests.bench
+
+fleet: .venv/test
+	$(BIN)/python -m tests.bench.fleet
 
 image:
 	$(PYTHON) deploy/docker/build.py

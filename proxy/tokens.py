@@ -9,31 +9,27 @@ import random as random_numbers
 import time
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from proxy.clients import Clients
 from proxy.clock import Clock, read
 from proxy.core.grant import Refusal, TokenResponse
-from proxy.core.lifecycle import Lease, Lifecycle, Now, Timing, Todo
+from proxy.core.lifecycle import MIN_INTERVAL, Lease, Lifecycle, Now, Timing, Todo
+from proxy.core.remedies import remedy
 from proxy.credential import Credential, TokenStatus
 from proxy.deadline import Deadline
-from proxy.errors import BadJwt, ClientRejected, Stopping, TokenUnavailable, Unavailable
+from proxy.errors import ClientRejected, Stopping, TokenUnavailable, Unavailable
 from proxy.idp import Provider
 from proxy.log import Log
 from proxy.metrics import Metrics
+from proxy.mint import Mint, Minted
 from proxy.settings import OAuth, Refresh
-
-if TYPE_CHECKING:
-    from proxy.verifier import Verifier
+from proxy.stores import TokenStore
+from proxy.vetting import Vetting
+from proxy.watch import FileWatch
 
 # An idle proxy looks at its clocks this often: no timer fires because the wall clock jumped or the machine slept.
 CLOCK_CHECK = 30.0
-# Providers sign with a key up to a minute before they publish it; a token waits this long for its key.
-JWKS_LAG = 300.0
-
-_HINTS = {
-    "invalid_client": "the client was deactivated (4 weeks without use), deleted (12 weeks without use), or its secret"
-    " is wrong: look in the Customer Portal, API Settings",
-}
 
 
 class _Token(NamedTuple):
@@ -52,18 +48,29 @@ class TokenSource:
         metrics: Metrics,
         log: Log,
         *,
+        store: TokenStore,
         clock: Clock = time,
         random: Callable[[], float] = random_numbers.random,
     ) -> None:
         self._oauth = oauth
-        self._client = oauth.clients[0]
         self._provider = provider
         self._metrics = metrics
         self._log = log
         self._clock = clock
         self._random = random
         self._life = Lifecycle(_timing(oauth.refresh), random())
-        self._verifier: Verifier | None = None
+        self._clients = Clients(oauth, provider, metrics, log, clock=clock)
+        self._vetting = Vetting(oauth, provider, metrics, log, clock=clock, random=random)
+        self._mint = Mint(
+            oauth,
+            self._clients,
+            store,
+            self._vetting,
+            metrics=metrics,
+            log=log,
+            lease_for=self._life.lease_for,
+            clock=clock,
+        )
         self._token: _Token | None = None
         self._refusal: Refusal | None = None
         self._refused_at: float | None = None
@@ -71,6 +78,8 @@ class TokenSource:
         self._flight: asyncio.Task[None] | None = None
         self._flight_ended = asyncio.Event()
         self._timer: Deadline | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
+        self._trials_changed = asyncio.Event()
         # What `current` answers, until one of the clocks says that there is something to decide.
         self._credential: Credential | None = None
         self._decided_mono = self._decided_wall = -inf
@@ -78,8 +87,11 @@ class TokenSource:
 
     def start(self) -> None:
         """Begins to keep a token at hand, whether the provider is up or not."""
-        self._timer = Deadline(asyncio.get_running_loop(), self._decide)
+        loop = asyncio.get_running_loop()
+        self._timer = Deadline(loop, self._decide)
         self._decide()
+        upkeep = self._watch_secrets(), self._watch_keys(), self._exercise_clients()
+        self._upkeep = [loop.create_task(chore) for chore in upkeep]
 
     async def stop(self) -> None:
         """Ends all that runs behind; what token there is can still be used."""
@@ -89,10 +101,12 @@ class TokenSource:
             self._timer.close()
             self._timer = None
         self._wake_waiters()
-        if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.wait({self._flight})
-            self._flight = None
+        running = {*self._upkeep, *filter(None, (self._flight,))}
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        self._flight = None
 
     def current(self) -> Credential | None:
         """The token to send now, or None where `acquire` must be asked. For the hot path: two comparisons."""
@@ -120,6 +134,12 @@ class TokenSource:
             raise
         self._waits["ok"].inc()
         return credential
+
+    def reconsider(self) -> None:
+        """What the provider has refused may be granted by now: it is asked again at once."""
+        if self._life.rejected:
+            now = read(self._clock)
+            self._apply(self._life.secret_changed(now), now)
 
     async def refresh(self) -> bool:
         """Fetches a new token now, or joins the fetch in flight; True if one came within `oauth.timeout`."""
@@ -152,7 +172,7 @@ class TokenSource:
             state=life.state(now),
             usable=life.is_usable(now),
             ever_obtained=lease is not None,
-            client=self._client.name,
+            client=self._clients.active,
             generation=life.generation,
             issued_at=lease.sent.wall if lease else None,
             expires_at=lease.expires_at if lease else None,
@@ -161,8 +181,9 @@ class TokenSource:
             last_error_at=self._refused_at,
             retry_after=life.retry_in(now) if self._refusal else None,
             scope=self._token.response.scope if self._token else None,
-            verification=self._verification,
-            jwks=self._verifier.status() if self._verifier else None,
+            verification=self._vetting.mode,
+            jwks=self._vetting.jwks(),
+            clients=self._clients.status(),
         )
 
     def _decide(self) -> None:
@@ -172,9 +193,10 @@ class TokenSource:
     def _apply(self, todo: Todo, now: Now) -> None:
         usable = self._life.is_usable(now)
         self._credential = self._token.credential if usable and self._token else None
-        self._metrics.token_usable.set(usable)
+        if self._token is not None:
+            self._metrics.token_usable.set(usable)
         if todo.fetch:
-            self._flight = asyncio.get_running_loop().create_task(self._fly(now))
+            self._flight = asyncio.get_running_loop().create_task(self._fly())
         wake_in = min(todo.wake_in, CLOCK_CHECK)
         self._decided_mono, self._decided_wall = now.mono + wake_in, now.wall + wake_in
         if self._timer is not None:
@@ -194,74 +216,29 @@ class TokenSource:
         error = ClientRejected if self._life.rejected else TokenUnavailable
         return error(retry_after=self._life.retry_in(read(self._clock)))
 
-    async def _fly(self, sent: Now) -> None:
+    async def _fly(self) -> None:
         """One token request and what comes of it."""
         try:
-            outcome = await self._mint(sent)
+            outcome = await self._mint.token(lambda: self._life.lease)
         except Exception as exc:  # noqa: BLE001 - nobody must wait for ever for a flight that a bug has ended
             outcome = Refusal("malformed", "invalid_response", f"internal error: {type(exc).__name__}")
         self._flight = None
         now = read(self._clock)
         if isinstance(outcome, Refusal):
-            self._metrics.token_requests.labels(self._client.name, outcome.result).inc()
             self._refused(outcome, now)
         else:
-            self._metrics.token_requests.labels(self._client.name, "ok").inc()
-            self._obtained(*outcome, now)
+            self._obtained(outcome, self._life.fetched(outcome.lease, now), now)
         self._wake_waiters()
 
-    async def _mint(self, sent: Now) -> tuple[TokenResponse, Lease] | Refusal:
-        response = await self._provider.request_token(self._client)
-        self._metrics.token_request_duration.observe(self._clock.monotonic() - sent.mono)
-        if isinstance(response, Refusal):
-            return response
-        self._metrics.clock_skew.set(response.clock_skew)
-        lease = self._life.lease_for(sent, response.lifetime(sent.wall))
-        try:
-            await self._verify(response, lease)
-        except BadJwt as exc:
-            return Refusal("malformed", "rejected_token", exc.detail)
-        if not lease.is_usable(read(self._clock)):
-            return Refusal("malformed", "rejected_token", "the token is over when it arrives")
-        return response, lease
-
-    @property
-    def _verification(self) -> str:
-        """off, warn or require; `auto` is resolved by whether the provider publishes keys."""
-        mode = self._oauth.verify.mode
-        if mode != "auto":
-            return mode
-        return "off" if self._provider.jwks_url is None else "require"
-
-    async def _verify(self, response: TokenResponse, lease: Lease) -> None:
-        """Returns if the token may be used. Raises BadJwt."""
-        mode = self._verification
-        if mode == "off":
-            return
-        if self._verifier is None:
-            # joserfc and cryptography cost 10 MB and 0.1 s, which only those pay who verify.
-            from proxy.verifier import Verifier  # noqa: PLC0415 - as said
-
-            self._verifier = Verifier(
-                self._oauth, self._provider, self._metrics, self._log, clock=self._clock, random=self._random
-            )
-        if mode == "warn":
-            await self._verifier.warn(response)
-        else:
-            await self._verifier.require(response, patience=min(JWKS_LAG, lease.usable_for))
-
-    def _obtained(self, response: TokenResponse, lease: Lease, now: Now) -> None:
-        todo = self._life.fetched(lease, now)
+    def _obtained(self, minted: Minted, todo: Todo, now: Now) -> None:
         self._refusal = None
-        if self._life.lease is lease:
-            self._adopt(response, lease)
-        self._metrics.client_last_used.labels(self._client.name).set(now.wall)
+        if self._life.lease is minted.lease:
+            self._adopt(*minted)
         self._apply(todo, now)
 
     def _adopt(self, response: TokenResponse, lease: Lease) -> None:
         generation = self._life.generation
-        line = f"Authorization: Bearer {response.access_token.reveal()}\r\n".encode()
-        self._token = _Token(response, lease, Credential(line, generation))
+        self._token = _Token(response, lease, self._provider.credential(response.access_token, generation))
         self._metrics.token_generation.set(generation)
         self._metrics.token_issued.set(lease.sent.wall)
         self._metrics.token_expiry.set(lease.expires_at)
@@ -274,6 +251,43 @@ class TokenSource:
     def _wake_waiters(self) -> None:
         self._flight_ended.set()
         self._flight_ended.clear()
+
+    # What keeps things as they are.
+
+    async def _watch_secrets(self) -> None:
+        if files := self._clients.secret_files:
+            await FileWatch(files, self._secrets_changed).run()
+
+    async def _secrets_changed(self, files: list[str]) -> None:
+        if await self._clients.secret_files_changed(files) or self._life.rejected:
+            now = read(self._clock)
+            self._apply(self._life.secret_changed(now), now)
+        self._trials_changed.set()
+
+    async def _watch_keys(self) -> None:
+        """A token is replaced when its key is withdrawn, before the API learns of that."""
+        while True:
+            await asyncio.sleep(max(MIN_INTERVAL, self._oauth.verify.jwks_max_age))
+            token = self._token
+            if token is not None and await self._vetting.is_withdrawn(token.response):
+                self._log.warning("signing_key_withdrawn", generation=token.credential.generation)
+                now = read(self._clock)
+                self._apply(self._life.key_vanished(now), now)
+
+    async def _exercise_clients(self) -> None:
+        """Those that stand by obtain a token from time to time, once there is one to serve with."""
+        while self._token is None:
+            await self._flight_ended.wait()
+        while (trial := self._clients.next_trial()) is not None:
+            if trial.wait:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._trials_changed.wait(), trial.wait)
+                self._trials_changed.clear()
+            elif (minted := await self._mint.trial(trial.client)) is not None:
+                now = read(self._clock)
+                self._obtained(minted, self._life.came(minted.lease, now), now)
+
+    # What operators read.
 
     def _report(self, *, usable: bool) -> None:
         """One line for each token, when its refresh begins to fail, and when there is none because of that.
@@ -293,23 +307,23 @@ class TokenSource:
     def _report_token(self, token: _Token) -> None:
         self._log.info(
             "token_obtained",
-            client=self._client.name,
+            client=self._clients.active,
             generation=token.credential.generation,
             lifetime=token.lease.lifetime,
             lifetime_assumed=token.response.is_lifetime_unknown,
             scope=token.response.scope,
             scope_asked=self._oauth.scope,
-            verification=self._verification,
+            verification=self._vetting.mode,
         )
 
     def _report_refusal(self, refusal: Refusal, *, usable: bool) -> None:
         write = self._log.warning if usable else self._log.error
         write(
             "token_refresh_failed" if usable else "token_unavailable",
-            client=self._client.name,
+            client=self._clients.active,
             result=refusal.result,
             reason=refusal.description,
-            hint=_HINTS.get(refusal.result),
+            hint=remedy(refusal.result),
             retry_in=round(self._life.retry_in(read(self._clock)), 1),
         )
 

@@ -22,6 +22,18 @@ JWKS_COOLDOWN = 30.0
 JWKS_GRACE = 86400.0
 
 
+def expected_of(oauth: OAuth) -> Expected:
+    """What tokens must say, by the configuration."""
+    return Expected(
+        oauth.verify.algorithms,
+        # RFC 9068 §4: tokens name the issuer that the metadata names.
+        oauth.verify.issuer or oauth.issuer,
+        oauth.verify.audience,
+        oauth.verify.leeway,
+        oauth.verify.type,
+    )
+
+
 class Verifier:
     """Checks tokens, one at a time, by the provider's signing keys, which it keeps and renews."""
 
@@ -30,13 +42,7 @@ class Verifier:
     ) -> None:
         self._settings = oauth.verify
         self._backoff = oauth.refresh.backoff
-        self._expected = Expected(
-            oauth.verify.algorithms,
-            # RFC 9068 §4: tokens name the issuer that the metadata names.
-            oauth.verify.issuer or oauth.issuer,
-            oauth.verify.audience,
-            oauth.verify.leeway,
-        )
+        self._expected = expected_of(oauth)
         self._provider = provider
         self._metrics = metrics
         self._log = log
@@ -47,6 +53,7 @@ class Verifier:
         self._asked_at = -inf
         self._error: str | None = None
         self._warned: str | None = None
+        self._vouched: TokenResponse | None = None
 
     def status(self) -> JwksStatus:
         fetched_at = self._fetched.wall if self._keys.keys else None
@@ -81,9 +88,21 @@ class Verifier:
                 self._log.warning("token_not_verified", reason=exc.detail)
             self._warned = exc.detail
 
+    async def is_withdrawn(self, response: TokenResponse) -> bool:
+        """Fetches the key set: has it vouched for the token, and does no longer?"""
+        if response is not self._vouched:
+            return False
+        await self._fetch()
+        try:
+            self._check_now(response)
+        except BadJwt:
+            return True
+        return False
+
     def _check_now(self, response: TokenResponse) -> None:
         now = self._clock.time() + response.clock_skew
         verify(response.access_token.reveal(), self._keys, self._expected, now)
+        self._vouched = response
 
     def _delays(self) -> Iterator[float]:
         """Seconds to wait before each new fetch of the key set: none before the first, if the last is long ago."""

@@ -1,19 +1,14 @@
 """The token source against a scripted provider, in a time that jumps from event to event."""
 
 import asyncio
-import io
 import json
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from proxy.core.claims import unverified_times
 from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.secret import Secret
 from proxy.credential import Credential
@@ -23,148 +18,14 @@ from proxy.errors import ClientRejected, Stopping, TokenUnavailable, Unavailable
 from proxy.idp import Provider
 from proxy.log import Log
 from proxy.metrics import Metrics
-from proxy.secret import SecretRef
 from proxy.settings import Client, Duration, OAuth, Refresh, Verify
+from proxy.stores.memory import MemoryStore
 from proxy.tokens import TokenSource
-
-EPOCH = 1_800_000_000.0
-DAY = 86400.0
-TRANSIENT = Refusal("transient", "network", "no connection")
-REJECTED = Refusal("rejected", "invalid_client", "status 401; 'invalid_client'")
-
-Answer = TokenResponse | Refusal
+from tests.token_stage import CLIENTS, DAY, EPOCH, REJECTED, TRANSIENT, Stage, failure, literal, token
 
 
-class Clock:
-    """Stands still until an event loop has nothing to do but wait; `skip` is a jump of the wall clock."""
-
-    def __init__(self) -> None:
-        self.mono = 1000.0
-        self.wall = EPOCH
-
-    def monotonic(self) -> float:
-        return self.mono
-
-    def time(self) -> float:
-        return self.wall
-
-    def advance(self, seconds: float) -> None:
-        self.mono += seconds
-        self.wall += seconds
-
-    def skip(self, seconds: float) -> None:
-        self.wall += seconds
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._clock = clock
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits, and no timer is set"
-        self._clock.advance(max(0, timeout))
-        return super().select(0)
-
-
-class _JumpingLoop(asyncio.SelectorEventLoop):
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        super().__init__(_JumpingSelector(clock))
-
-    def time(self) -> float:
-        return self._clock.monotonic()
-
-
-def literal(text: str) -> SecretRef:
-    return SecretRef("literal", "", Secret(text))
-
-
-def token(text: str = "abc", lifetime: float = 1000, scope: str | None = None, skew: float = 0) -> TokenResponse:
-    return TokenResponse(Secret(text), lifetime, unverified_times(text).exp, scope, skew)
-
-
-class Script(Provider):
-    """A provider that answers after `latency` seconds with what stands in `answer` and `keys` by then."""
-
-    def __init__(self, clock: Clock, answer: Answer, keys: bytes | Refusal | None = None) -> None:
-        self.clock = clock
-        self.answer = answer
-        self.keys = keys
-        self.latency = 0.1
-        self.asked: list[float] = []
-        self.asked_keys: list[float] = []
-
-    @property
-    def jwks_url(self) -> str | None:
-        return None if self.keys is None else "https://idp.example/jwks"
-
-    async def request_token(self, _client: Client) -> Answer:
-        self.asked.append(self.clock.monotonic() - 1000)
-        await asyncio.sleep(self.latency)
-        return self.answer
-
-    async def fetch_jwks(self) -> bytes | Refusal:
-        self.asked_keys.append(self.clock.monotonic() - 1000)
-        await asyncio.sleep(0.1)
-        assert self.keys is not None
-        return self.keys
-
-
-@dataclass
-class Stage:
-    """A token source with everything around it."""
-
-    answer: Answer = field(default_factory=token)
-    keys: bytes | Refusal | None = None
-    oauth: OAuth = field(default_factory=OAuth)
-    chance: float = 0.5
-
-    def __post_init__(self) -> None:
-        self.clock = Clock()
-        self.provider = Script(self.clock, self.answer, self.keys)
-        self.metrics = Metrics()
-        self.stream = io.StringIO()
-        self.source = TokenSource(
-            self.oauth,
-            self.provider,
-            self.metrics,
-            Log(self.stream, "debug"),
-            clock=self.clock,
-            random=lambda: self.chance,
-        )
-
-    def run(self, play: Callable[["Stage"], Coroutine[Any, Any, None]]) -> None:
-        async def main() -> None:
-            try:
-                await asyncio.wait_for(play(self), 10 * DAY)
-            finally:
-                await self.source.stop()
-            assert asyncio.all_tasks() == {asyncio.current_task()}, "a task is left"
-
-        with asyncio.Runner(loop_factory=lambda: _JumpingLoop(self.clock)) as runner:
-            runner.run(main())
-
-    async def until(self, seconds: float) -> None:
-        """Lets the time be `seconds` after the start."""
-        await asyncio.sleep(1000 + seconds - self.clock.monotonic())
-
-    def metric(self, name: str, **labels: str) -> float | None:
-        return self.metrics.registry.get_sample_value(f"thg_proxy_{name}", labels)
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
-
-    @property
-    def events(self) -> list[tuple[str, str]]:
-        return [(line["level"], line["event"]) for line in self.log]
-
-
-async def failure(waiting: Awaitable[Credential]) -> Unavailable:
-    with pytest.raises(Unavailable) as caught:
-        await waiting
-    return caught.value
+def sent(credential: Credential | None) -> tuple[bytes, int] | None:
+    return None if credential is None else (credential.line, credential.generation)
 
 
 def test_first_token() -> None:
@@ -173,7 +34,7 @@ def test_first_token() -> None:
     async def play(stage: Stage) -> None:
         assert stage.source.current() is None
         credential = await stage.source.acquire()
-        assert credential == (b"Authorization: Bearer abc\r\n", 1)
+        assert sent(credential) == (b"Authorization: Bearer abc\r\n", 1)
         assert stage.source.current() is credential
         assert stage.clock.monotonic() == pytest.approx(1000.1)
 
@@ -197,7 +58,7 @@ def test_token_is_replaced_without_traffic() -> None:
     async def play(stage: Stage) -> None:
         stage.source.start()
         await stage.until(2500)
-        assert stage.source.current() == (b"Authorization: Bearer abc\r\n", 4)
+        assert sent(stage.source.current()) == (b"Authorization: Bearer abc\r\n", 4)
 
     stage = Stage()
     stage.run(play)
@@ -214,14 +75,14 @@ def test_request_starts_the_refresh_when_it_is_due() -> None:
         await stage.source.acquire()
         stage.provider.latency = 30
         await stage.until(699)
-        assert stage.source.current() == (b"Authorization: Bearer abc\r\n", 1)
+        assert sent(stage.source.current()) == (b"Authorization: Bearer abc\r\n", 1)
         await stage.until(701)
         for _ in range(3):
-            assert stage.source.current() == (b"Authorization: Bearer abc\r\n", 1)
+            assert sent(stage.source.current()) == (b"Authorization: Bearer abc\r\n", 1)
             await asyncio.sleep(1)
         assert stage.provider.asked == pytest.approx([0, 701])
         await stage.until(732)
-        assert stage.source.current() == (b"Authorization: Bearer abc\r\n", 2)
+        assert sent(stage.source.current()) == (b"Authorization: Bearer abc\r\n", 2)
 
     Stage().run(play)
 
@@ -246,7 +107,7 @@ def test_outage_is_invisible_while_the_token_lives() -> None:
         assert stage.source.status().state == "stale"
         stage.provider.answer = token("def")
         await stage.until(DAY + 60)
-        assert stage.source.current() == (b"Authorization: Bearer def\r\n", 2)
+        assert sent(stage.source.current()) == (b"Authorization: Bearer def\r\n", 2)
 
     stage = Stage(token(lifetime=DAY))
     stage.run(play)
@@ -427,7 +288,7 @@ def test_refresh_by_the_operator() -> None:
         assert await stage.source.refresh() is False
         stage.provider.answer = token("def")
         assert await stage.source.refresh() is True
-        assert stage.source.current() == (b"Authorization: Bearer def\r\n", 3)
+        assert sent(stage.source.current()) == (b"Authorization: Bearer def\r\n", 3)
 
     stage = Stage()
     stage.run(play)
@@ -494,7 +355,7 @@ def test_wall_clock_jumps_ahead(requests: bool) -> None:
         assert stage.metric("token_usable") == 0
         stage.provider.answer = token("def")
         await stage.until(200)
-        assert stage.source.current() == (b"Authorization: Bearer def\r\n", 2)
+        assert sent(stage.source.current()) == (b"Authorization: Bearer def\r\n", 2)
 
     Stage().run(play)
 
@@ -532,7 +393,7 @@ def test_status() -> None:
         assert (status.scope, status.verification, status.jwks, status.retry_after) == ("a", "off", None, None)
         assert "abc" not in repr(status) + repr(stage.source.current())
 
-    stage = Stage(token(scope="a"), oauth=OAuth(scope="a b"))
+    stage = Stage(token(scope="a"), oauth=OAuth(clients=CLIENTS, scope="a b"))
     stage.run(play)
 
     (line,) = stage.log
@@ -572,7 +433,7 @@ def test_bug_does_not_end_the_refreshing() -> None:
 # ---- verification
 
 KEY, NEXT = (ECKey.generate_key("P-256", {"kid": kid}) for kid in ("one", "two"))
-VERIFIED = OAuth(verify=Verify(issuer="https://idp.example"))
+VERIFIED = OAuth(clients=CLIENTS, verify=Verify(issuer="https://idp.example"))
 
 
 def signed(
@@ -582,6 +443,11 @@ def signed(
     issued = EPOCH + at + skew
     content = {"iss": "https://idp.example", "iat": issued, "exp": issued + 1000} | claims
     return token(jwt.encode({"alg": "ES256", "kid": kid or key.kid}, content, key, algorithms=["ES256"]), skew=skew)
+
+
+def lasting(key: ECKey = KEY) -> TokenResponse:
+    """A token of a day."""
+    return replace(signed(key, exp=EPOCH + DAY), expires_in=DAY)
 
 
 def published(*keys: ECKey) -> bytes:
@@ -641,6 +507,18 @@ def test_bad_token_is_not_used(bad: TokenResponse) -> None:
     Stage(signed(), published(KEY), VERIFIED).run(play_after_a_good_one)
 
 
+@pytest.mark.parametrize("type_, usable", [(None, True), ("at+jwt", False)])
+def test_token_type(type_: str | None, *, usable: bool) -> None:
+    """`verify.type` is what the token must say that it is (R111)."""
+
+    async def play(stage: Stage) -> None:
+        stage.source.start()
+        await stage.until(1)
+        assert stage.source.status().usable == usable
+
+    Stage(signed(), published(KEY), OAuth(clients=CLIENTS, verify=Verify(type=type_))).run(play)
+
+
 @pytest.mark.parametrize(
     "verify, keys, mode",
     [
@@ -656,7 +534,7 @@ def test_unverified_token_is_used(verify: Verify, keys: bytes | None, mode: str)
         await stage.source.acquire()
         assert stage.source.status().verification == mode
 
-    stage = Stage(token("opaque"), keys, OAuth(verify=verify))
+    stage = Stage(token("opaque"), keys, OAuth(clients=CLIENTS, verify=verify))
     stage.run(play)
 
     warnings = [("warning", "token_not_verified")] if mode == "warn" else []
@@ -670,7 +548,7 @@ def test_unknown_key_is_not_waited_for_in_vain() -> None:
         await stage.source.acquire()
         assert stage.clock.monotonic() < 1001
 
-    Stage(signed(NEXT), published(KEY), OAuth(verify=Verify(mode="warn"))).run(play)
+    Stage(signed(NEXT), published(KEY), OAuth(clients=CLIENTS, verify=Verify(mode="warn"))).run(play)
 
 
 def test_warning_is_not_repeated() -> None:
@@ -680,7 +558,7 @@ def test_warning_is_not_repeated() -> None:
         stage.source.start()
         await stage.until(5000)
 
-    stage = Stage(token("opaque"), published(KEY), OAuth(verify=Verify(mode="warn")))
+    stage = Stage(token("opaque"), published(KEY), OAuth(clients=CLIENTS, verify=Verify(mode="warn")))
     stage.run(play)
 
     assert stage.events.count(("warning", "token_not_verified")) == 1
@@ -775,7 +653,7 @@ def test_key_set_is_down() -> None:
         assert status.generation == 3
         assert status.jwks is not None
         assert (status.jwks.keys, status.jwks.last_error) == (1, "network")
-        assert stage.metric("jwks_fetches_total", result="network") == 1
+        assert stage.metric("jwks_fetches_total", result="network") == 2
 
     Stage(signed(), published(KEY), VERIFIED).run(play)
 
@@ -844,7 +722,7 @@ def test_thousand_cold_requests() -> None:
 
             peer.faults.token = answer
             provider = Provider(oauth)
-            source = TokenSource(oauth, provider, Metrics(), Log(None))
+            source = TokenSource(oauth, provider, Metrics(), Log(None), store=MemoryStore())
             waiting = [asyncio.get_running_loop().create_task(source.acquire()) for _ in range(1000)]
             await arrived.wait()
             waiting.pop(0).cancel()
@@ -859,3 +737,37 @@ def test_thousand_cold_requests() -> None:
     assert len(credentials) == 999
     assert len(set(credentials)) == peer.minted == 1
     assert peer.requests == 2, "the token and the key set"
+
+
+def test_withdrawn_key() -> None:
+    """A token whose key is no longer published is replaced before the API refuses it, once (R112)."""
+
+    async def play(stage: Stage) -> None:
+        stage.source.start()
+        await stage.until(600)
+        stage.provider.keys = published(NEXT)
+        stage.provider.answer = lasting(NEXT)
+        await stage.until(899)
+        assert stage.source.status().generation == 1
+        await stage.until(902)
+        assert stage.source.status().generation == 2
+        await stage.until(1850)
+        assert stage.source.status().generation == 2
+
+    stage = Stage(lasting(), published(KEY), VERIFIED)
+    stage.run(play)
+
+    assert ("warning", "signing_key_withdrawn") in stage.events
+
+
+def test_key_set_that_can_not_be_fetched_withdraws_nothing() -> None:
+    """The last good keys vouch for the token while no others can be had (R113, F22)."""
+
+    async def play(stage: Stage) -> None:
+        stage.source.start()
+        await stage.until(600)
+        stage.provider.keys = TRANSIENT
+        await stage.until(5000)
+        assert stage.source.status().generation == 1
+
+    Stage(lasting(), published(KEY), VERIFIED).run(play)

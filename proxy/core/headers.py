@@ -221,11 +221,12 @@ BROWSER_GRANTS = CORS_GRANTS | {
 
 
 class ResponseRules:
-    """What becomes of the upstream's fields; `removed` are names in lower case."""
+    """What becomes of the upstream's fields. Names are in lower case; the `withheld` are noted, and end here."""
 
-    def __init__(self, removed: Iterable[bytes] = ()) -> None:
+    def __init__(self, removed: Iterable[bytes] = (), withheld: Iterable[bytes] = ()) -> None:
         self._handling = dict.fromkeys((*HOP_BY_HOP, *removed), _DROP)
-        self._handling |= dict.fromkeys((b"connection", b"content-length", b"transfer-encoding"), _REBUILD)
+        self._handling |= dict.fromkeys((b"connection", b"content-length", b"transfer-encoding", b"upgrade"), _REBUILD)
+        self._handling |= dict.fromkeys(withheld, _REBUILD)
         self._handling |= dict.fromkeys((b"date", b"www-authenticate"), _NOTE)
         self._fields = _FieldReader(lambda lower: self._handling.get(lower, _PASS))
 

@@ -163,8 +163,12 @@ class Lifecycle:
         return self._hurried(now)
 
     def fetched(self, lease: Lease, now: Now) -> Todo:
-        """A usable token came. The newest one wins, in whatever order the answers come."""
+        """The token that was asked for came."""
         self._fetching = False
+        return self.came(lease, now)
+
+    def came(self, lease: Lease, now: Now) -> Todo:
+        """A usable token came, asked for or not. The newest one wins, in whatever order they come."""
         self.failures = 0
         self.rejected = False
         if self.lease is None or lease.sent.mono >= self.lease.sent.mono:
@@ -173,7 +177,7 @@ class Lifecycle:
             self._replace = False
         # The interval must not outlast a short token.
         interval = max(MIN_INTERVAL, min(self._timing.min_interval, lease.due_after))
-        self._not_before = lease.sent.mono + interval
+        self._not_before = max(lease.sent.mono + interval, self._last_sent + MIN_INTERVAL)
         return self.demanded(now)
 
     def failed(self, kind: Kind, retry_after: float | None, draw: float, now: Now) -> Todo:
@@ -199,8 +203,9 @@ class Lifecycle:
         return self.demanded(now)
 
     def secret_changed(self, now: Now) -> Todo:
-        """What was refused with the old secret is tried at once with the new one."""
+        """The new secret is proved at once by another token: what was refused may be granted, what lasts may end."""
         self.rejected = False
+        self._replace = True
         return self._hurried(now)
 
     def stop(self, now: Now) -> Todo:
@@ -208,7 +213,7 @@ class Lifecycle:
         return self.demanded(now)
 
     def _hurried(self, now: Now) -> Todo:
-        self._not_before = min(self._not_before, self._last_sent + MIN_INTERVAL)
+        self._not_before = self._last_sent + MIN_INTERVAL
         return self.demanded(now)
 
     def _until_fetch(self, now: Now) -> float:

@@ -14,8 +14,13 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{
 BROWSER_FIELDS = frozenset(
     {b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"access-control-request-method"}
 )
-# The fetch() of Node.js and Deno says `Sec-Fetch-Mode: cors` without being a browser. A browser says more than these.
-_HARMLESS = {b"sec-fetch-site": b"none", b"sec-fetch-mode": b"cors", b"sec-fetch-dest": b"empty"}
+# The fetch() of Node.js and Deno says `Sec-Fetch-Mode: cors`, and the WebSocket of Node.js `websocket`, without being a
+# browser. A browser says more than these: with a handshake always Origin (RFC 6455 §4.1, item 8).
+_HARMLESS = {
+    b"sec-fetch-site": frozenset({b"none"}),
+    b"sec-fetch-mode": frozenset({b"cors", b"websocket"}),
+    b"sec-fetch-dest": frozenset({b"empty"}),
+}
 
 # Spellings of a path that a server may read as another one: encoded slashes, dots and percent signs, ASCII as overlong
 # UTF-8 (RFC 3629 §10), broken encodings, empty and dot segments, backslashes, path parameters, control characters
@@ -60,7 +65,7 @@ def check_browser(noted: Mapping[bytes, bytes], allowed_origins: frozenset[bytes
             raise BrowserRefused
         return
     for name in BROWSER_FIELDS & noted.keys():
-        if noted[name] != _HARMLESS.get(name):
+        if noted[name] not in _HARMLESS.get(name, ()):
             raise BrowserRefused
 
 
