@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
+from proxy.core import hops
 from proxy.core.headers import (
     BROWSER_GRANTS,
     CORS_GRANTS,
@@ -31,6 +32,7 @@ from proxy.core.policy import (
     is_host,
 )
 from proxy.core.target import Target, join_base, parse_target
+from proxy.credential import Credential
 from proxy.errors import (
     BadRequest,
     BodyTooLarge,
@@ -63,11 +65,12 @@ class OutboundRequest(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """A request that may be sent, once there is a token for it."""
+    """A request that may be sent, once there is a token for it; with `ends_here` it is for the proxy itself."""
 
     message: RawRequestMessage
     fields: MessageFields
     upstream_target: bytes
+    ends_here: bool
 
 
 class Admission:
@@ -82,10 +85,12 @@ class Admission:
             url.netloc.encode(),
             via=upstream.via,
             added=upstream.headers.set,
-            removed=upstream.headers.remove,
-            noted=BROWSER_FIELDS,
+            # A proof of the client's own would be a second one (RFC 9449 §4.3).
+            removed=(*upstream.headers.remove, *(("DPoP",) if settings.oauth.dpop else ())),
+            noted={*BROWSER_FIELDS, hops.FIELD},
             withheld=[self._required[0]] if self._required else [],
         )
+        self._origin = f"{url.scheme}://{url.netloc}".encode()
         self._base_path = url.path.rstrip("/").encode()
         self._allowed_hosts = host_names(policy.allowed_hosts)
         origins = () if policy.browsers == "refuse" else policy.browsers.allow_origins
@@ -94,8 +99,9 @@ class Admission:
             None if policy.allow == "all" else tuple(PathRule.parse(rule.methods, rule.path) for rule in policy.allow)
         )
         grants = BROWSER_GRANTS if settings.listen.address.is_loopback else frozenset()
-        self._for_programs = ResponseRules(grants)
-        self._for_allowed_origins = ResponseRules(grants - CORS_GRANTS)
+        withheld = (b"dpop-nonce",) if settings.oauth.dpop else ()
+        self._for_programs = ResponseRules(grants, withheld)
+        self._for_allowed_origins = ResponseRules(grants - CORS_GRANTS, withheld)
         self._max_header_size = settings.listen.max_header_size
         self._max_body = settings.limits.max_body
 
@@ -119,7 +125,10 @@ class Admission:
         self._check_framing(message, fields)
         if b"via" in fields.noted and names_us(fields.noted[b"via"]):
             raise LoopDetected
-        return Admitted(message, fields, upstream_target)
+        hops_left = hops.hops_left(message.method, fields)
+        if hops_left:
+            fields = hops.with_hops(fields, hops_left - 1)
+        return Admitted(message, fields, upstream_target, ends_here=hops_left == 0)
 
     def _check_host(self, target: Target, fields: MessageFields) -> None:
         host = fields.noted.get(b"host") if target.authority is None else target.authority
@@ -145,9 +154,9 @@ class Admission:
         if self._max_body is not None and int(noted.get(b"content-length", 0)) > self._max_body:
             raise BodyTooLarge
 
-    def outbound(self, admitted: Admitted, authorization: bytes, *, has_body: bool) -> OutboundRequest:
-        """`authorization` is a finished line; `has_body`: are there bytes of a body, here or on their way?"""
-        message, fields, target = admitted
+    def outbound(self, admitted: Admitted, credential: Credential, *, has_body: bool) -> OutboundRequest:
+        """`has_body`: are there bytes of a body, here or on their way?"""
+        message, fields, target, _ = admitted
         # An HTTP/1.0 client does not know 100 (RFC 9110 §10.1.1).
         expects_continue = has_body and b"expect" in fields.noted and message.version == HttpVersion11
         framing = b""
@@ -169,12 +178,12 @@ class Admission:
             fields.lines,
             version_minor=message.version.minor,
             framing=framing,
-            authorization=authorization,
+            authorization=credential.fields(message.method, self._origin, target),
         )
         return OutboundRequest(
             method=message.method,
             head=head,
-            token=authorization.rpartition(b" ")[2].rstrip(),
+            token=credential.token,
             response_rules=self._for_allowed_origins if b"origin" in fields.noted else self._for_programs,
             has_body=has_body,
             chunked=message.chunked,

@@ -11,13 +11,13 @@ from typing import Protocol
 
 from proxy.admission import OutboundRequest
 from proxy.core.headers import response_head
-from proxy.core.replay import after_lost_connection, asks_for_another_token
+from proxy.core.replay import after_lost_connection, asks_for_another_token, asks_for_nonce
 from proxy.errors import BodyTooLarge, ProxyError, UpstreamIncomplete
 from proxy.record import RequestRecord
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
 from proxy.upstream.response import Response
-from proxy.upstream.tunnel import TunnelClient, tunnel
+from proxy.upstream.tunnel import Side, tunnel
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # RFC 9110 §10.1.1: a client that waits for 100 should not wait for ever; an upstream that never sends it gets the body.
@@ -30,7 +30,7 @@ _SWITCHED = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 _REPLAYED = b"Proxy-Status: thg-proxy; received-status=401\r\n"
 
 
-class Client(TunnelClient, Protocol):
+class Client(Side, Protocol):
     """What an exchange needs of the client's connection."""
 
     http_11: bool
@@ -50,6 +50,12 @@ class Client(TunnelClient, Protocol):
 
         `replayable`: could the request be sent again at all?
         """
+
+    def again(self) -> OutboundRequest:
+        """The same request with the same token; a proof of possession is good for one sending (RFC 9449 §11.1)."""
+
+    def remember_nonce(self, nonce: bytes) -> None:
+        """What the upstream wants to see in the next proof of possession."""
 
     async def drain(self) -> None:
         """Waits until the client takes more; ends the connection of one that takes nothing."""
@@ -125,6 +131,7 @@ class Exchange:
         self._record = record
         self._body = _Body(request, client, record, keep) if request.has_body else _NO_BODY
         self._upload: asyncio.Task[None] | None = None
+        self._has_new_token = False
 
     async def run(self) -> None:
         """Relays the request and its response.
@@ -147,6 +154,7 @@ class Exchange:
                     raise
                 # Other kept connections may be as old; a new one is not.
                 fresh = True
+                self._request = self._client.again()
 
     async def _connect(self, *, fresh: bool) -> UpstreamConnection:
         began = perf_counter()
@@ -159,22 +167,40 @@ class Exchange:
         return after_lost_connection(self._request.method, answered=connection.is_answered, body_kept=body_kept)
 
     async def _attempt(self, connection: UpstreamConnection) -> bool:
-        """Sends the request and relays the response; False if it is to be sent once more, with another token."""
+        """Sends the request and relays the response; False if it is to be sent once more, as it is by then."""
         try:
             response = await self._send(connection)
-            if await self._has_another_token(response):
-                return False
-            await self._relay(connection, response)
+            if not connection.request_sent:
+                # The response came before the whole request: the rest of it is not wanted (RFC 9112 §9.3).
+                self._client.persistent = False
+            if not response.complete:
+                return await self._finish(connection, response)
         finally:
             await self._leave(connection)
+        # Others may have the connection by now: this request may have to wait for a token.
+        return await self._finish(connection, response)
+
+    async def _finish(self, connection: UpstreamConnection, response: Response) -> bool:
+        if await self._is_to_be_sent_again(response):
+            return False
+        await self._relay(connection, response)
         return True
 
-    async def _has_another_token(self, response: Response) -> bool:
-        challenge = response.fields.noted.get(b"www-authenticate", b"")
-        if self._record.replayed or not asks_for_another_token(response.status, challenge):
+    async def _is_to_be_sent_again(self, response: Response) -> bool:
+        """With another token, or another proof of possession, once."""
+        noted = response.fields.noted
+        challenge = noted.get(b"www-authenticate", b"")
+        nonce = noted.get(b"dpop-nonce")
+        if nonce is not None:
+            self._client.remember_nonce(nonce)
+        if self._has_new_token or not asks_for_another_token(response.status, challenge):
             return False
-        replayable = self._body.kept is not None
-        renewed = await self._client.renew(replayable=replayable)
+        replayable = self._body.kept is not None and not self._record.replayed
+        if nonce is not None and asks_for_nonce(challenge):
+            renewed: OutboundRequest | None = self._client.again()
+        else:
+            self._has_new_token = True
+            renewed = await self._client.renew(replayable=replayable)
         if renewed is None or not replayable:
             return False
         self._request = renewed
@@ -245,14 +271,12 @@ class Exchange:
             await self._tunnel(connection, response)
             return
         chunked = self._reframes_as_chunked(response)
-        if not connection.request_sent:
-            # The response came before the whole request: the rest of it is not wanted (RFC 9112 §9.3).
-            client.persistent = False
         out = self._head(response, _date(response) + self._framing(response, chunked=chunked))
         record.status = response.status
         while True:
-            data = connection.take()
             complete = response.complete
+            # A whole response has left its connection.
+            data = response.take() if complete else connection.take()
             if data:
                 record.bytes_out += len(data)
                 out += _chunk(data) if chunked else data
@@ -271,7 +295,7 @@ class Exchange:
         self._client.write(self._head(response, _SWITCHED))
         self._record.status = response.status
         self._client.persistent = False
-        await tunnel(self._client, connection)
+        await tunnel(self._client, connection, self._record)
 
     def _head(self, response: Response, added: bytes) -> bytes:
         token = self._request.token

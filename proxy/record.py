@@ -58,9 +58,15 @@ class RequestRecord:
         if self.code:
             traffic.errors[self.code] += 1
         if self.replayed:
-            traffic.replays["rejected" if self.status == _UNAUTHORIZED else "ok"] += 1
+            traffic.replays[self._replay_result()] += 1
         traffic.request_bytes += self.bytes_in
         traffic.response_bytes += self.bytes_out
+
+    def _replay_result(self) -> str:
+        """Of the second sending."""
+        if self.code or self.outcome == "client_gone":
+            return "failed"
+        return "rejected" if self.status == _UNAUTHORIZED else "ok"
 
     def fields(self) -> dict[str, object]:
         """The canonical fields of the log line, times in milliseconds."""

@@ -9,6 +9,8 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 
 from proxy.admission import Admission, OutboundRequest, request_id
+from proxy.core.secret import Secret
+from proxy.credential import Credential
 from proxy.errors import (
     BadRequest,
     BadTarget,
@@ -26,6 +28,7 @@ from proxy.settings import (
     AllowOrigins,
     Limits,
     Listen,
+    OAuth,
     Policy,
     RequireHeader,
     Rule,
@@ -35,7 +38,7 @@ from proxy.settings import (
     UpstreamHeaders,
 )
 
-TOKEN = b"Authorization: Bearer token\r\n"
+TOKEN = Credential(Secret("token"), 1)
 MAX_HEADER_SIZE = 2048
 
 
@@ -116,6 +119,41 @@ def test_the_origin_comes_from_the_configuration(parse: Parse, url: str, line: b
     """Host and base path are those of `upstream.url`, whatever the client says (R32, R37)."""
     for target in (b"/a", b"http://localhost:9/a"):
         assert outbound(parse.get(target), url).head.startswith(line)
+
+
+class Proving(Credential):
+    """Shows what a proof of possession is made of."""
+
+    def fields(self, method: str, origin: bytes, target: bytes) -> bytes:
+        return b"%bDPoP: %b %b %b\r\n" % (self.line, method.encode(), origin, target)
+
+
+@pytest.mark.parametrize(
+    "url, target, proved",
+    [
+        ("https://api.example", b"/a?b=c", b"GET https://api.example /a?b=c"),
+        ("https://api.example:8443/v1/", b"/a%2Fb", b"GET https://api.example:8443 /v1/a%2Fb"),
+        ("http://[::1]:8080", b"http://localhost:9/a", b"GET http://[::1]:8080 /a"),
+    ],
+)
+def test_proof_of_possession(parse: Parse, url: str, target: bytes, proved: bytes) -> None:
+    """With oauth.dpop each request has one proof, ours, for the URI that goes upstream; the nonce is kept (R105)."""
+    admits = Admission(Settings(upstream=Upstream(url=url), oauth=OAuth(dpop=True)))
+    message = parse.get(target, b"DPoP: the.clients.own", b"dpop: an.other.one", b"Connection: dpop")
+    request = admits.outbound(admits.admit(message), Proving(Secret("token"), 1), has_body=False)
+
+    assert request.head.lower().count(b"dpop:") == 1
+    assert request.head.endswith(b"Authorization: Bearer token\r\nDPoP: " + proved + b"\r\n\r\n")
+    assert request.token == b"token"
+    assert request.response_rules.read([(b"DPoP-Nonce", b"n")])[:2] == ([], {b"dpop-nonce": b"n"})
+
+
+def test_proofs_are_nothing_to_a_bearer_token(parse: Parse) -> None:
+    """Without oauth.dpop the fields of DPoP pass like any others (R37, R105)."""
+    request = outbound(parse.get(b"/a", b"DPoP: the.clients.own"))
+
+    assert b"\r\nDPoP: the.clients.own\r\n" in request.head
+    assert request.response_rules.read([(b"DPoP-Nonce", b"n")]).lines == [b"DPoP-Nonce: n\r\n"]
 
 
 def test_the_version_is_our_own(parse: Parse) -> None:

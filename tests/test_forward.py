@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -28,9 +30,10 @@ from proxy.forward import CONTINUE, Exchange
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
 from proxy.settings import Duration, Upstream
-from proxy.upstream.connection import TunnelEnd, UpstreamConnection
+from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
 from proxy.upstream.response import Response
+from proxy.upstream.tunnel import FarSide
 from tests.peers import free_port
 
 
@@ -60,7 +63,10 @@ class FakeClient:
         self.readers = 0
         self.renewals: list[bool] = []
         self.renewed: OutboundRequest | None = None
-        self.tunnel: TunnelEnd | None = None
+        self.first: OutboundRequest | None = None
+        self.proved: OutboundRequest | None = None
+        self.nonces: list[bytes] = []
+        self.tunnel: FarSide | None = None
         self.reading = True
 
     def send(self, *pieces: bytes | ProxyError) -> None:
@@ -100,7 +106,15 @@ class FakeClient:
         self.renewals.append(replayable)
         return self.renewed
 
-    def open_tunnel(self, other: TunnelEnd) -> None:
+    def again(self) -> OutboundRequest:
+        request = self.proved or self.first
+        assert request is not None
+        return request
+
+    def remember_nonce(self, nonce: bytes) -> None:
+        self.nonces.append(nonce)
+
+    def open_tunnel(self, other: FarSide) -> None:
         self.tunnel = other
         self.wrote.set()
 
@@ -131,6 +145,7 @@ class Scene:
     async def forward(self, request: OutboundRequest, client: FakeClient, keep: int = 1000) -> None:
         """The exchange; nothing of it may be left when it is over."""
         self.record = RequestRecord("POST", "/a", 0.0)
+        client.first = request
         try:
             await Exchange(request, client, self.pool, self.record, keep).run()
         finally:
@@ -1098,6 +1113,150 @@ def test_another_token_with_a_body(framing: bytes, framed: bytes, at_once: bool)
     play(scene)
 
 
+NONCE_WANTED = (
+    b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: DPoP error="use_dpop_nonce"\r\n'
+    b"DPoP-Nonce: rs-1\r\nContent-Length: 2\r\n\r\nno"
+)
+BOUND = ResponseRules(withheld=[b"dpop-nonce"])
+
+
+def proved(number: int, **known: Any) -> OutboundRequest:
+    fresh = request(response_rules=BOUND, **known)
+    return fresh._replace(head=fresh.head.replace(b"\r\n\r\n", b"\r\nDPoP: proof-%d\r\n\r\n" % number))
+
+
+def recording(received: list[bytes], *answers: bytes) -> Script:
+    """Gives one answer to each request without a body, and keeps the requests."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            received.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answer)
+        await reader.read()
+
+    return script
+
+
+def test_another_proof() -> None:
+    """A proof without the nonce is made again, with it and with the same token; the nonce stays here (R105)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.proved = proved(2)
+        received: list[bytes] = []
+        async with upstream(recording(received, NONCE_WANTED, OK)) as peer:
+            await peer.forward(proved(1), client)
+            assert client.answer == SECOND
+            assert (client.nonces, client.renewals, peer.record.replayed) == ([b"rs-1"], [], True)
+        assert received == [proved(1).head, proved(2).head]
+
+    play(scene)
+
+
+def test_nonce_that_changes_all_the_time() -> None:
+    """A request is sent twice at most, and the second refusal is the client's, without the nonce (R95, R105)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.proved = proved(2)
+        received: list[bytes] = []
+        second = NONCE_WANTED.replace(b"rs-1", b"rs-2")
+        async with upstream(recording(received, NONCE_WANTED, second)) as peer:
+            await peer.forward(proved(1), client)
+            assert client.answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+            assert b"rs-2" not in client.answer
+            assert (client.nonces, client.renewals) == ([b"rs-1", b"rs-2"], [])
+        assert len(received) == 2
+
+    play(scene)
+
+
+def test_token_that_is_refused_after_the_nonce() -> None:
+    """A token whose refusal comes second is reported, so that it is replaced for the next request (R93, R95, R105)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.proved, client.renewed = proved(2), proved(3)
+        received: list[bytes] = []
+        async with upstream(recording(received, NONCE_WANTED, REFUSED + b"\r\nno")) as peer:
+            await peer.forward(proved(1), client)
+            assert client.answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+            assert client.renewals == [False]
+        assert len(received) == 2
+
+    play(scene)
+
+
+def test_nonce_for_a_body_that_is_gone() -> None:
+    """A body that was not kept is not sent again; the nonce is known for the next request (R94, R105)."""
+
+    async def scene() -> None:
+        client = FakeClient(b"body", b"")
+        sent = request(length(4), response_rules=BOUND)
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\nbody")
+            writer.write(NONCE_WANTED)
+            await reader.read()
+
+        async with upstream(script) as peer:
+            await peer.forward(sent, client, keep=3)
+            assert client.answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+            assert (client.nonces, client.renewals, peer.record.replayed) == ([b"rs-1"], [], False)
+
+    play(scene)
+
+
+def test_nonce_in_any_response() -> None:
+    """A nonce is taken from a response that is no refusal, too (RFC 9449 §8.2, R105)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        answer = b"HTTP/1.1 200 OK\r\nDPoP-Nonce: rs-7\r\nContent-Length: 2\r\n\r\nok"
+        async with upstream(recording([], answer)) as peer:
+            await peer.forward(proved(1), client)
+            assert client.answer == OK
+            assert (client.nonces, peer.record.replayed) == ([b"rs-7"], False)
+
+    play(scene)
+
+
+def test_nonce_without_proofs() -> None:
+    """With a Bearer token the field is the upstream's own affair, and a 401 is about the token (R37, R93, R105)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        async with upstream(recording([], NONCE_WANTED)) as peer:
+            await peer.forward(request(), client)
+            assert b"\r\nDPoP-Nonce: rs-1\r\n" in client.answer
+            assert (client.nonces, client.renewals) == ([], [True])
+
+    play(scene)
+
+
+def test_proof_after_a_lost_connection() -> None:
+    """A kept connection that is closed takes the proof with it: the next one is another (RFC 9449 §11.1, R105)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        received: list[bytes] = []
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            received.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(OK)
+            if len(received) == 1:
+                # The answer to the second request on the first connection is its end.
+                received.append(await reader.readuntil(b"\r\n\r\n"))
+
+        async with upstream(script) as peer:
+            await peer.forward(proved(1, method="GET"), client)
+            client.proved = proved(3, method="GET")
+            await peer.forward(proved(2, method="GET"), client)
+        assert received == [proved(number).head for number in (1, 2, 3)]
+
+    play(scene)
+
+
 def test_another_token_after_expect() -> None:
     """A body that the client has sent after its 100 is not asked for again (R28, R94)."""
 
@@ -1248,6 +1407,38 @@ def test_a_refusal_with_an_endless_body() -> None:
     play(scene)
 
 
+class Waiting(FakeClient):
+    """Whose token is long in coming."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token_came = asyncio.Event()
+
+    async def renew(self, *, replayable: bool) -> OutboundRequest | None:
+        await self.token_came.wait()
+        return await super().renew(replayable=replayable)
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_waiting_for_another_token_holds_no_connection(another: bool) -> None:
+    """While a refused request waits for a token, others are served on its connection; then it is answered (R93)."""
+
+    async def scene() -> None:
+        client, other = Waiting(), FakeClient()
+        client.renewed = renewed() if another else None
+        async with upstream(answering(REFUSED + b"\r\nno", OK, OK), max_connections=1) as peer:
+            exchange = asyncio.ensure_future(peer.forward(GET, client))
+            await until(lambda: peer.pool.counts() == {"idle": 1, "active": 0})
+            await peer.forward(GET, other)
+            assert other.answer == OK
+            client.token_came.set()
+            await exchange
+            assert client.answer == (SECOND if another else REFUSED + b"\r\nno")
+            assert peer.connections == 1
+
+    play(scene)
+
+
 def test_both_second_sendings() -> None:
     """A kept connection that is closed, and then a token that is refused: each is met once (R93, R126)."""
 
@@ -1309,6 +1500,7 @@ def test_a_tunnel(early: bytes) -> None:
             assert head_lines(client.answer) == head_lines(SWITCH)
             assert client.answer.partition(b"\r\n\r\n")[2] == early + b"pong"
             assert (peer.record.status, client.persistent) == (101, False)
+            assert (peer.record.bytes_in, peer.record.bytes_out) == (4, len(early) + 4)
             await until(lambda: peer.pool.counts() == {"idle": 0, "active": 0})
 
     play(scene)
@@ -1349,6 +1541,55 @@ def test_the_client_leaves_the_tunnel() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await exchange
             await closed.wait()
+
+    play(scene)
+
+
+def test_the_client_closes_the_tunnel() -> None:
+    """A client that closes ends the exchange in peace, and all that it has sent arrives (R59)."""
+    size = 20_000_000
+
+    async def scene() -> None:
+        client = FakeClient()
+        closed = asyncio.Event()
+        received: list[int] = []
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(SWITCH)
+            await closed.wait()
+            received.append(len(await reader.read()))
+
+        async with upstream(script) as peer:
+            exchange = asyncio.ensure_future(peer.forward(handshake(), client))
+            await until(lambda: client.tunnel is not None)
+            assert client.tunnel is not None
+            client.tunnel.write(b"a" * size)
+            client.tunnel.end()
+            await exchange
+            closed.set()
+            await until(lambda: received == [size])
+            await until(lambda: peer.pool.counts() == {"idle": 0, "active": 0})
+
+    play(scene)
+
+
+def test_the_upstream_tears_the_tunnel() -> None:
+    """A tunnel whose upstream is lost is told from one that ended (R59, F31)."""
+
+    async def scene() -> None:
+        client = FakeClient()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(SWITCH)
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+        async with upstream(script) as peer:
+            with pytest.raises(UpstreamIncomplete):
+                await peer.forward(handshake(), client)
 
     play(scene)
 

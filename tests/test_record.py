@@ -1,5 +1,7 @@
 """What becomes of a request in the log and in the metrics."""
 
+from typing import Any
+
 import pytest
 
 from proxy.metrics import METHODS, Traffic
@@ -117,11 +119,23 @@ def test_it_is_counted() -> None:
     assert (sum(traffic.ttfb.counts), traffic.ttfb.total) == (1, 0.2)
 
 
-@pytest.mark.parametrize("status, result", [(200, "ok"), (404, "ok"), (401, "rejected")])
-def test_a_replay_is_judged_by_its_answer(status: int, result: str) -> None:
-    """A request that was sent again is counted by whether the other token was taken (R93, R95)."""
+@pytest.mark.parametrize(
+    "known, result",
+    [
+        ({"status": 200, "outcome": "ok"}, "ok"),
+        ({"status": 404, "outcome": "client_error"}, "ok"),
+        ({"status": 503, "outcome": "upstream_error"}, "ok"),
+        ({"status": 401, "outcome": "client_error"}, "rejected"),
+        ({"status": 502, "outcome": "upstream_error", "code": "upstream_incomplete"}, "failed"),
+        ({"status": 200, "outcome": "aborted", "code": "upstream_incomplete"}, "failed"),
+        ({"status": 0, "outcome": "client_gone"}, "failed"),
+        ({"status": 200, "outcome": "client_gone"}, "failed"),
+    ],
+)
+def test_a_replay_is_judged_by_its_answer(known: dict[str, Any], result: str) -> None:
+    """A request that was sent again is counted by whether the other token was taken, if anybody said (R93, R95)."""
     traffic = Traffic()
-    record(status=status, outcome="ok", replayed=True).count(traffic)
+    record(replayed=True, **known).count(traffic)
     record(status=401, outcome="client_error").count(traffic)
     assert dict(traffic.replays) == {result: 1}
 

@@ -1,9 +1,7 @@
 """One client's connection to the data port."""
 
 import asyncio
-import socket
-import struct
-from contextlib import suppress
+from email.utils import formatdate
 from secrets import token_hex
 from time import perf_counter
 from typing import NamedTuple, cast
@@ -12,28 +10,23 @@ from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+from aiohttp.web_protocol import _ErrInfo
 
 from proxy.admission import Admitted, OutboundRequest, request_id
+from proxy.core.headers import response_head
 from proxy.core.problem import problem_response
 from proxy.credential import Credential
-from proxy.deadline import Deadline
-from proxy.errors import BadRequest, CallerRefused, HeaderTooLarge, Overloaded, ProxyError, RequestTimeout
+from proxy.errors import BadRequest, CallerRefused, HeaderTooLarge, Overloaded, ProxyError
 from proxy.forward import Exchange
 from proxy.record import RequestRecord
 from proxy.server.caller import is_allowed
-from proxy.server.parsing import ChunkedWire, drops_bytes, ends_http, raise_parse_error
+from proxy.server.parsing import ends_http, raise_parse_error
 from proxy.server.serving import Serving
 from proxy.server.tunnel import ToTunnel
-from proxy.tls import resume_reading
-from proxy.upstream.connection import TunnelEnd
+from proxy.server.wire import ClientWire
+from proxy.upstream.tunnel import FarSide
 
-MAX_FIELDS = 128
-# How long a client that was answered early may go on sending, so that it reads the answer before it sees a reset
-# (RFC 9112 §9.6).
-LINGER = 2.0
-
-_RESET = struct.pack("ii", 1, 0)
+_OK = 200
 
 
 class _Sending(NamedTuple):
@@ -44,51 +37,19 @@ class _Sending(NamedTuple):
     has_body: bool
 
 
-class ClientConnection(web.RequestHandler):
+class ClientConnection(ClientWire):
     """Serves the requests of one client, one after another."""
 
-    __slots__ = (
-        "_is_chunked",
-        "_is_cut",
-        "_is_refused",
-        "_partial_head",
-        "_payload",
-        "_read_deadline",
-        "_sending",
-        "_serving",
-        "_settings",
-        "_tunnel",
-        "_wire",
-        "_write_deadline",
-        "http_11",
-        "persistent",
-    )
+    __slots__ = ("_engine", "_is_chunked", "_is_refused", "_sending", "_serving", "_tunnel", "persistent")
 
     def __init__(self, server: web.Server, serving: Serving, loop: asyncio.AbstractEventLoop) -> None:
-        listen = serving.settings.listen
-        super().__init__(
-            server,
-            loop=loop,
-            keepalive_timeout=0,  # our deadlines stand in for aiohttp's timer, which a dribbled head does not stop
-            access_log=None,  # type: ignore[arg-type] # documented for web.Server
-            auto_decompress=False,
-            max_line_size=listen.max_header_size,
-            max_field_size=listen.max_header_size,
-            max_headers=MAX_FIELDS,
-            read_bufsize=1 << 16,
-        )
+        super().__init__(server, serving.engine.settings, loop)
         self._serving = serving
-        self._settings = serving.settings
-        self._payload: StreamReader | None = None
+        self._engine = serving.engine
         self._is_refused = False
         self._sending: _Sending | None = None
-        self._partial_head = 0
-        self._wire = ChunkedWire()
-        self._is_chunked = self._is_cut = False
-        self._tunnel: TunnelEnd | None = None
-        self._read_deadline = Deadline(loop, self._read_expired)
-        self._write_deadline = Deadline(loop, self.abort)
-        self.http_11 = True
+        self._is_chunked = False
+        self._tunnel: FarSide | None = None
         self.persistent = True
 
     # The connection.
@@ -97,97 +58,16 @@ class ClientConnection(web.RequestHandler):
         self._serving.connections.opened(self)
         self._is_refused = not is_allowed(transport, self._settings.listen.allowed_uids)
         super().connection_made(transport)
-        self._read_deadline.set(self._settings.listen.keepalive_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._read_deadline.close()
-        self._write_deadline.close()
         self._serving.connections.lost(self)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        if self._close:
-            return
-        payload = self._payload
-        before = 0 if payload is None else payload.total_bytes
-        in_body = payload is not None and not payload.is_eof()
-        queued = len(self._messages)
-        self._wire.saw(data)
-        super().data_received(data)
-        if self._messages:
-            self._partial_head = 0
-            message, newest = self._messages[-1]
-            if isinstance(message, _ErrInfo):
-                self._fail_payloads()
-            elif message.upgrade:
-                self._is_cut = drops_bytes(data, newest, len(self._messages) - queued)
-            elif message.chunked and payload is None and len(self._messages) == 1:
-                self._body_progress(newest, len(data) - self._settings.listen.max_header_size, newest.total_bytes)
-        elif payload is None:
-            self._head_progress(len(data))
-        elif in_body:
-            self._body_progress(payload, len(data), payload.total_bytes - before)
-
-    def _fail_payloads(self) -> None:
-        """The parser forgets the body that it was in when it met an error; its reader would wait for ever."""
-        for payload in (self._payload, *(payload for _, payload in self._messages)):
-            if payload is not None and not payload.is_eof():
-                payload.set_exception(BadRequest())
-
-    def _head_progress(self, size: int) -> None:
-        if not self._partial_head:
-            self._read_deadline.set(self._settings.listen.header_timeout)
-        self._partial_head += size
-        if self._partial_head > self._settings.listen.max_header_size:
-            self._refuse(HeaderTooLarge())
-
-    def _body_progress(self, payload: StreamReader, size: int, gained: int) -> None:
-        """The parser bounds neither chunk extensions nor what they are in all (RFC 9112 §7.1.1, R11)."""
-        if self._reading_paused:
-            return  # what is not parsed yet looks like overhead
-        if self._wire.is_overlong(size, gained):
-            payload.set_exception(BadRequest("The chunk extensions of the request body are too long."))
-
-    @property
-    def is_idle(self) -> bool:
-        return self._payload is None and not self._messages and not self._partial_head
-
-    def _read_expired(self) -> None:
-        if self._payload is not None:
-            self._payload.set_exception(RequestTimeout())
-        elif self._partial_head:
-            self._refuse(RequestTimeout())
-        else:
-            self.hang_up()
-
-    def _refuse(self, error: ProxyError) -> None:
-        """Answers a head that never became a request; what still comes of it is read away (RFC 9112 §9.6)."""
+    def refuse(self, error: ProxyError) -> None:
         record = RequestRecord("", "", perf_counter())
         self._answer(error, record, close=True)
         self._serving.finished(record)
-        self._close = True
-        self._partial_head = 0
-        if self.transport is not None and self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._read_deadline.set(LINGER)
-
-    def hang_up(self) -> None:
-        """Sends what is written, then closes; a client that reads nothing is cut."""
-        if self.transport is not None:
-            self._write_deadline.set(self._settings.upstream.idle_timeout)
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Ends an answer that is not complete, so that the client can tell.
-
-        An HTTP/1.0 client reads to the end of the connection: only a reset says that it was not the end (R115).
-        """
-        transport = self.transport
-        if transport is None:
-            return
-        if not self.http_11 and (connected := transport.get_extra_info("socket")) is not None:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        transport.abort()
+        self.linger()
 
     # One request after another.
 
@@ -196,7 +76,7 @@ class ClientConnection(web.RequestHandler):
         try:
             while self.persistent and not self._force_close and not self._close:
                 message, payload = await self._next_message()
-                self._wire.next_request()
+                self._chunks.next_request()
                 self._read_deadline.clear()
                 await self._serve(message, payload)
                 # A client that asks on and on, and reads nothing, must not pile up its answers here.
@@ -204,7 +84,7 @@ class ClientConnection(web.RequestHandler):
                     await self.drain()
                 self._read_deadline.set(self._settings.listen.keepalive_timeout)
         finally:
-            self.hang_up()
+            self.linger()
 
     async def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
         if not self._messages:
@@ -247,34 +127,44 @@ class ClientConnection(web.RequestHandler):
         finally:
             traffic.in_flight -= 1
             self._serving.finished(record)
-        if not payload.is_eof():
-            await self._linger(payload)
         self._payload = None
 
     async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
-        serving = self._serving
+        traffic, engine = self._serving.traffic, self._serving.engine
+        self._engine, self._settings = engine, engine.settings
         self.http_11 = message.version == HttpVersion11
         self._is_chunked = message.chunked
         self.persistent = not (message.should_close or ends_http(message) or (self._is_cut and not self._messages))
         record.request_id = request_id(message)
         if self._is_refused:
             raise CallerRefused
-        if serving.traffic.in_flight > self._settings.limits.max_in_flight:
+        if traffic.in_flight > self._settings.limits.max_in_flight:
             raise Overloaded
-        admitted = serving.admission.admit(message)
+        admitted = engine.admission.admit(message)
+        if admitted.ends_here:
+            self._answer_options(payload, record)
+            return
         self._sending = _Sending(
-            admitted, serving.tokens.current() or await self._wait_for_token(record), not payload.at_eof()
+            admitted, engine.tokens.current() or await self._wait_for_token(record), not payload.at_eof()
         )
         keep = self._settings.limits.replay_body
-        await Exchange(self._outbound(self._sending), self, serving.pool, record, keep).run()
+        await Exchange(self._outbound(self._sending), self, engine.pool, record, keep).run()
+
+    def _answer_options(self, payload: StreamReader, record: RequestRecord) -> None:
+        """As one who has no options: a request that may be forwarded no more is answered here (RFC 9110 §7.6.2)."""
+        if not payload.is_eof():
+            self.persistent = False
+        record.status = _OK
+        framing = b"Content-Length: 0\r\n" + (b"" if self.persists() else b"Connection: close\r\n")
+        self.write(response_head(_OK, b"OK", [b"Date: %b\r\n" % formatdate(usegmt=True).encode()], framing))
 
     def _outbound(self, sending: "_Sending") -> OutboundRequest:
-        return self._serving.admission.outbound(sending.admitted, sending.credential.line, has_body=sending.has_body)
+        return self._engine.admission.outbound(sending.admitted, sending.credential, has_body=sending.has_body)
 
     async def _wait_for_token(self, record: RequestRecord) -> Credential:
         began = perf_counter()
         try:
-            return await self._serving.tokens.acquire()
+            return await self._engine.tokens.acquire()
         finally:
             record.token_wait = perf_counter() - began
 
@@ -283,7 +173,8 @@ class ClientConnection(web.RequestHandler):
             record.code = error.code
             record.outcome = "aborted"
             self.persistent = False
-            self.abort()
+            if self._tunnel is None:
+                self.abort()
             return
         # Where a request was not understood, nobody knows where the next one begins (RFC 9112 §9.3, §11.2).
         if isinstance(error, (BadRequest, HeaderTooLarge)) or not payload.is_eof():
@@ -299,70 +190,48 @@ class ClientConnection(web.RequestHandler):
         record.outcome = error.outcome
         self.write(problem_response(error, record.request_id, head_only=head_only, close=close))
 
-    async def _linger(self, payload: StreamReader) -> None:
-        """Takes in, and forgets, the rest of a body that the answer did not need."""
-        self.persistent = False
-        with suppress(TimeoutError, RequestPayloadError, ProxyError, RuntimeError):
-            async with asyncio.timeout(LINGER):
-                while await payload.readany():
-                    pass
-
     # After a 101.
 
-    def open_tunnel(self, other: TunnelEnd) -> None:
+    def open_tunnel(self, other: FarSide) -> None:
         self._serving.connections.tunnel_opened(self)
         self._tunnel = other
         self.set_parser(ToTunnel(other))  # type: ignore[arg-type] # aiohttp calls no more than `feed_data` and `feed_eof`
 
-    def _resume_transport_reading(self) -> None:
-        if self.transport is not None:
-            resume_reading(self.transport)
+    def eof_received(self) -> None:
+        if self._tunnel is not None:
+            self._tunnel.end()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._tunnel is not None:
             self._tunnel.pause_reading()
+            self._write_deadline.set(self._settings.upstream.idle_timeout)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._tunnel is not None:
+        if self._tunnel is not None and not self._close:
             self._tunnel.resume_reading()
+            self._write_deadline.clear()
 
     # What an exchange needs.
 
     async def renew(self, *, replayable: bool) -> OutboundRequest | None:
         sending = cast(_Sending, self._sending)
-        credential = await self._serving.tokens.replace(sending.credential.generation, wait=replayable)
-        return None if credential is None else self._outbound(sending._replace(credential=credential))
+        credential = await self._engine.tokens.replace(sending.credential.generation, wait=replayable)
+        if credential is None:
+            return None
+        self._sending = sending._replace(credential=credential)
+        return self._outbound(self._sending)
+
+    def again(self) -> OutboundRequest:
+        return self._outbound(cast(_Sending, self._sending))
+
+    def remember_nonce(self, nonce: bytes) -> None:
+        cast(_Sending, self._sending).credential.remember(nonce)
 
     def persists(self) -> bool:
         # aiohttp's parser counts the last trailer field among the next request's: no request may follow (R12).
-        has_trailers = self._is_chunked and self._wire.has_trailers
+        has_trailers = self._is_chunked and self._chunks.has_trailers
         if self._serving.connections.draining or has_trailers:
             self.persistent = False
         return self.persistent
-
-    def body_arrived(self) -> bytes | None:
-        payload = cast(StreamReader, self._payload)
-        return payload.read_nowait() if payload.is_eof() else None
-
-    async def read_body(self) -> bytes:
-        self._read_deadline.set(self._settings.upstream.idle_timeout)
-        try:
-            return await cast(StreamReader, self._payload).readany()
-        except (RequestPayloadError, RuntimeError) as exc:
-            raise BadRequest from exc
-        finally:
-            self._read_deadline.clear()
-
-    def write(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-
-    async def drain(self) -> None:
-        if self._paused:
-            self._write_deadline.set(self._settings.upstream.idle_timeout)
-            try:
-                await self._drain_helper()
-            finally:
-                self._write_deadline.clear()

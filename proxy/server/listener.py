@@ -1,21 +1,16 @@
-"""Takes the clients' connections, as many as there are file descriptors for."""
+"""Takes connections, as many as there may be."""
 
 import asyncio
 import socket
 import ssl
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from math import inf
 
 import aiofastnet
 
 from proxy.log import Log
-from proxy.server.port import DataPort
-from proxy.server.serving import Serving
-from proxy.server.sockets import close
+from proxy.server.sockets import address_of, close
 
-# Descriptors for everything but clients and their upstream connections: the token, the admin port, files.
-RESERVE = 32
 # Seconds after which a full house looks whether somebody has left, and between two lines about it.
 _RETRY = 0.1
 _QUIET = 60.0
@@ -24,23 +19,31 @@ _QUIET = 60.0
 class Listener:
     """Accepts on `sockets`, which it owns, until it is closed.
 
-    Each client leaves a descriptor for its upstream connection, and all of them the reserve, without which a token
-    could not be renewed. Who comes too many waits in the kernel's queue (R160). aiofastnet's own server would spin.
+    `count`: how many connections there are; `limit`: how many there may be. Who comes too many waits in the kernel's
+    queue (R160). aiofastnet's own server would spin.
     """
 
     def __init__(
-        self, sockets: Iterable[socket.socket], port: DataPort, serving: Serving, tls: ssl.SSLContext | None, log: Log
+        self,
+        sockets: Sequence[socket.socket],
+        port: Callable[[], asyncio.Protocol],
+        log: Log,
+        *,
+        count: Callable[[], int],
+        limit: Callable[[], float],
+        tls: ssl.SSLContext | None = None,
+        handshake_timeout: float | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._port = port
-        self._connections = serving.connections
-        self._max_upstream = serving.settings.upstream.max_connections
-        self._tls = tls
-        # A client that stalls in the handshake is one that stalls in the head.
-        self._handshake_timeout = serving.settings.listen.header_timeout if tls else None
         self._log = log
+        self._count = count
+        self._limit = limit
+        self._tls = tls
+        self._handshake_timeout = handshake_timeout
         self._quiet_until = -inf
         self._opening: set[asyncio.Task[None]] = set()
+        self.addresses = [address_of(listening) for listening in sockets]
         self._accepting = [self._loop.create_task(self._accept(listening)) for listening in sockets]
 
     def close(self) -> None:
@@ -52,22 +55,23 @@ class Listener:
         listening.settimeout(0)
         try:
             while True:
-                if self._is_full():
-                    await self._pause("no file descriptors are left for more clients")
+                if len(self._opening) + self._count() >= self._limit():
+                    await self._pause(listening, "there are as many connections as there may be")
                     continue
                 try:
                     accepted, _ = await self._loop.sock_accept(listening)
                 except OSError as exc:
-                    await self._pause(exc.strerror)
+                    await self._pause(listening, exc.strerror)
                     continue
                 self._open(accepted)
         finally:
             close(listening)
 
-    async def _pause(self, reason: str | None) -> None:
+    async def _pause(self, listening: socket.socket, reason: str | None) -> None:
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + _QUIET
-            self._log.warning("accept_paused", reason=reason, clients=self._connections.count)
+            address = address_of(listening)
+            self._log.warning("accept_paused", address=address, reason=reason, connections=self._count())
         await asyncio.sleep(_RETRY)
 
     def _open(self, accepted: socket.socket) -> None:
@@ -82,17 +86,3 @@ class Listener:
             )
         except OSError as exc:
             self._log.debug("handshake_failed", error=exc)
-
-    def _is_full(self) -> bool:
-        spare = _descriptor_limit() - RESERVE
-        return len(self._opening) + self._connections.count >= max(1, spare - min(self._max_upstream, spare / 2))
-
-
-def _descriptor_limit() -> float:
-    """Asked each time: it can be changed from outside (prlimit(1))."""
-    if sys.platform == "win32":
-        return inf
-    import resource  # noqa: PLC0415 - not on Windows
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return inf if soft == resource.RLIM_INFINITY else soft

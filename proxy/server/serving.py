@@ -6,15 +6,14 @@ from secrets import token_hex
 from time import perf_counter
 from typing import Protocol
 
-from proxy.admission import Admission
+from proxy.engine import Engine
 from proxy.log import Log
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
-from proxy.settings import Settings
-from proxy.tokens import TokenSource
-from proxy.upstream.pool import UpstreamPool
 
 RECENT_REQUESTS = 100
+
+_FORBIDDEN = 403
 
 
 class Endable(Protocol):
@@ -85,27 +84,36 @@ class Connections:
 class Serving:
     """The parts that serve a request, and the account of it."""
 
-    def __init__(
-        self, settings: Settings, *, tokens: TokenSource, pool: UpstreamPool, traffic: Traffic, log: Log
-    ) -> None:
-        self.settings = settings
-        self.admission = Admission(settings)
-        self.tokens = tokens
-        self.pool = pool
+    def __init__(self, engine: Engine, *, traffic: Traffic, log: Log) -> None:
+        self.engine = engine
         self.traffic = traffic
         self.connections = Connections()
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         self._log = log
+        self._has_advised = False
 
     def finished(self, record: RequestRecord) -> None:
         """One line and one set of metrics for a request, whatever became of it."""
         record.duration = perf_counter() - record.started
         record.count(self.traffic)
         self.recent.append(record)
-        access = self.settings.log.access
-        if access == "all" or (access == "errors" and record.is_notable):
+        access, notable = self.engine.settings.log.access, record.is_notable
+        if access == "all" or (access == "errors" and notable):
             record.request_id = record.request_id or token_hex(16)
             self._log.info("request", **record.fields())
+        if notable:
+            self._advise(record)
+
+    def _advise(self, record: RequestRecord) -> None:
+        """Once: a token without a scope may be allowed nothing. Our own 403 has a code."""
+        is_forbidden = record.status == _FORBIDDEN and not record.code
+        if is_forbidden and not (self.engine.settings.oauth.scope or self._has_advised):
+            self._has_advised = True
+            self._log.warning(
+                "scope_not_set",
+                reason="the API answered 403 while oauth.scope is empty",
+                hint="some providers grant nothing that is not asked for: look up which scope the API wants",
+            )
 
     def report_bug(self, exc: Exception) -> None:
         """The only place that meets an exception which nobody foresaw; its text could be a peer's."""

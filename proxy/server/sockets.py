@@ -20,12 +20,19 @@ def listen(address: Address, unix_mode: int) -> list[socket.socket]:
     return _listen_at_host(address.host, address.port)
 
 
+def address_of(listening: socket.socket) -> Address:
+    """With the port that the kernel has chosen where it was left to it (0)."""
+    name = listening.getsockname()
+    return Address(path=name) if isinstance(name, str) else Address(*name[:2])
+
+
 def _listen_at_host(host: str, port: int) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
     for family, _, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
         try:
-            opened.append(socket.create_server(where[:2], family=family, backlog=BACKLOG))
+            opened.append(socket.create_server((where[0], port), family=family, backlog=BACKLOG))
+            port = address_of(opened[0]).port
         except OSError as exc:
             if exc.errno not in _NO_SUCH_ADDRESS:
                 raise

@@ -1,12 +1,12 @@
 """The client's side of a tunnel."""
 
-from proxy.upstream.connection import TunnelEnd
+from proxy.upstream.tunnel import FarSide
 
 
 class ToTunnel:
     """In place of aiohttp's WebSocket reader: hands on what the client sends."""
 
-    def __init__(self, other: TunnelEnd) -> None:
+    def __init__(self, other: FarSide) -> None:
         self._other = other
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
@@ -14,4 +14,4 @@ class ToTunnel:
         return False, b""
 
     def feed_eof(self) -> None:
-        """The connection's task is cancelled, which ends the other side."""
+        """The connection has told of its end, or its task is cancelled."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 from proxy.admission import OutboundRequest
 from proxy.deadline import Deadline
@@ -10,19 +10,10 @@ from proxy.errors import ProxyError, UpstreamIncomplete, UpstreamProtocol, Upstr
 from proxy.settings import Upstream
 from proxy.tls import resume_reading
 from proxy.upstream.response import Response
+from proxy.upstream.tunnel import FarSide
 
 # Body bytes that wait for the client before the upstream is told to pause, as in asyncio's streams.
 HIGH_WATER = 128 << 10
-
-
-class TunnelEnd(Protocol):
-    """The other side of a tunnel, as one side sees it."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -63,7 +54,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._reading_paused = self._writing_paused = self._ended = False
-        self._tunnel: TunnelEnd | None = None
+        self._tunnel: FarSide | None = None
         self.response: Response | None = None
         self.error: ProxyError | None = None
         self.closed = self.request_sent = False
@@ -133,16 +124,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Waits for a head, a `100 Continue`, a piece of the body, or the end. Raises what it was failed with."""
         if self.error is not None:
             raise self.error
-        await self._news()
-        if self.error is not None:
-            raise self.error
-
-    async def _news(self) -> None:
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
+        if self.error is not None:
+            raise self.error
 
     def take(self) -> bytes:
         """The body bytes that have come since the last call, maybe none."""
@@ -163,28 +151,31 @@ class UpstreamConnection(asyncio.Protocol):
         """Ends the connection at once. A closing one could go on reading for minutes (uvloop#471)."""
         self.closed = True
         self._deadline.close()
-        if not self._transport.is_closing():
-            self._transport.abort()
+        self._transport.abort()
+
+    def discard(self) -> None:
+        """The exchange is over, and no other may follow. What a client sent through a tunnel is sent on, in time."""
+        if self._tunnel is None:
+            self.abort()
+        else:
+            self._tunnel = None
+            self._deadline.set(self._settings.idle_timeout)
+            self._transport.close()
 
     def fail(self, error: ProxyError) -> None:
         """Ends the exchange with `error`, unless it has ended already."""
-        if not self.idle and not self.is_complete and self.error is None:
+        if not self.is_complete and self.error is None:
             self.error = error
         self.abort()
         self._wake()
 
     # After a 101.
 
-    def open_tunnel(self, other: TunnelEnd) -> None:
-        """From here on all that the upstream sends goes to `other`."""
+    def open_tunnel(self, other: FarSide) -> None:
         self._tunnel = other
         if tail := self.take():
             other.write(tail)
         resume_reading(self._transport)
-
-    async def wait_closed(self) -> None:
-        while not self.closed:
-            await self._news()
 
     def write(self, data: bytes) -> None:
         if not self._transport.is_closing():
@@ -242,11 +233,15 @@ class UpstreamConnection(asyncio.Protocol):
         RFC 9112 §9.8: without close_notify, anybody on the way could have cut the connection.
         """
         self._ended = True
+        if self._tunnel is not None:
+            self._tunnel.end()
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._deadline.close()
-        if self.response is not None and self.error is None and self._tunnel is None:
+        if self._tunnel is not None:
+            self._tunnel.end(self.error if exc is None else UpstreamIncomplete())
+        elif self.response is not None and self.error is None:
             self._judge_end(self.response)
         self._wake()
         self._wake_writer()
@@ -265,11 +260,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._writing_paused = True
         if self._tunnel is not None:
             self._tunnel.pause_reading()
+            self._deadline.set(self._settings.idle_timeout)
 
     def resume_writing(self) -> None:
         self._writing_paused = False
         if self._tunnel is not None:
             self._tunnel.resume_reading()
+            self._deadline.clear()
         self._wake_writer()
 
     def _timed_out(self) -> None:

@@ -8,7 +8,14 @@ from urllib.parse import urlsplit
 
 import aiofastnet
 
-from proxy.errors import Overloaded, Stopping, UpstreamError, UpstreamProtocol, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import (
+    Overloaded,
+    Stopping,
+    UpstreamError,
+    UpstreamIncomplete,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from proxy.errors import UpstreamTls as UpstreamTlsError
 from proxy.metrics import Traffic
 from proxy.settings import Upstream
@@ -32,8 +39,9 @@ class UpstreamPool:
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._connecting = 0
+        self._dials: set[asyncio.Task[UpstreamConnection]] = set()
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._closed = False
+        self._is_retired = self._closed = False
 
     def counts(self) -> dict[str, int]:
         """Open connections by state, as the metric names them."""
@@ -59,65 +67,101 @@ class UpstreamPool:
                     if self._closed:
                         raise Stopping
                     if len(self._open) + self._connecting < self._settings.max_connections:
-                        return await self._connect()
+                        break
                     if fresh and (idle := self.take_idle()) is not None:
                         idle.abort()
                     await self._wait_for_a_place()
-                return connection
+                else:
+                    return connection
         except TimeoutError:
             if len(self._open) >= self._settings.max_connections:
                 raise Overloaded from None
-            self._traffic.connects["timeout"] += 1
             raise UpstreamTimeout(proxy_status="connection_timeout") from None
+        return await self._connect()
 
     def release(self, connection: UpstreamConnection) -> None:
         """Gives a connection back after an exchange: for reuse if that is safe, else to be closed."""
-        if not connection.is_reusable or self._closed:
+        if not connection.is_reusable or self._is_retired or self._closed:
             # RFC 9112 §9.3: what is left of a request's body would be read as the next request.
-            connection.abort()
+            connection.discard()
             return
         connection.release()
         self._idle.append(connection)
         self._wake_a_waiter()
 
+    def retire(self) -> None:
+        """Keeps no connection from here on; whoever uses one, or still wants one, can do so to the end."""
+        self._is_retired = True
+        while self._idle:
+            self._idle.pop().abort()
+
     def close(self) -> None:
-        """Ends all connections."""
+        """Ends all connections, those that are being made included."""
         self._closed = True
+        for dial in self._dials:
+            dial.cancel()
         for connection in list(self._open):
             connection.abort()
         while self._waiters:
             self._wake_a_waiter()
 
     async def _connect(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
+        """A new connection. Who stops waiting leaves it to the next request: a dial is not cut short.
+
+        A cancellation that meets a connection in the moment that it is made would lose its socket.
+        """
+        dial = asyncio.get_running_loop().create_task(self._dial())
         self._connecting += 1
+        self._dials.add(dial)
+        dial.add_done_callback(self._dials.discard)
         try:
-            _, connection = await aiofastnet.create_connection(
-                loop,
-                lambda: UpstreamConnection(loop, self._settings, self._lost),
-                self._host,
-                self._port,
-                ssl=self._tls,
-                server_hostname=(self._settings.tls.server_name or self._host) if self._tls else None,
-                happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
-                all_errors=True,
-            )
+            await asyncio.wait([dial])
+        except asyncio.CancelledError:
+            dial.add_done_callback(self._keep)
+            raise
+        if dial.cancelled():
+            raise Stopping
+        connection = dial.result()
+        if connection.closed:
+            raise connection.error or UpstreamIncomplete
+        return connection
+
+    def _keep(self, dial: asyncio.Task[UpstreamConnection]) -> None:
+        if dial.cancelled() or dial.exception() is not None:
+            return
+        connection = dial.result()
+        if self._is_retired:
+            connection.abort()
+        elif not connection.closed:
+            self._idle.append(connection)
+            self._wake_a_waiter()
+
+    async def _dial(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                _, connection = await aiofastnet.create_connection(
+                    loop,
+                    lambda: UpstreamConnection(loop, self._settings, self._lost),
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=(self._settings.tls.server_name or self._host) if self._tls else None,
+                    happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
+                    all_errors=True,
+                )
         except (OSError, ExceptionGroup, UnicodeError) as exc:
             error, result = _connect_failure(exc)
             self._traffic.connects[result] += 1
             self._wake_a_waiter()
             raise error from exc
-        except asyncio.CancelledError:
-            self._wake_a_waiter()
-            raise
         finally:
             self._connecting -= 1
         self._traffic.connects["ok"] += 1
         if connection.closed:
-            # It spoke before it was asked.
             self._wake_a_waiter()
-            raise UpstreamProtocol
-        self._open.add(connection)
+        else:
+            self._open.add(connection)
         return connection
 
     async def _wait_for_a_place(self) -> None:

@@ -109,10 +109,13 @@ class Response:
         return bool(self._pieces) or self.complete
 
     def _switch(self, tail: bytes) -> None:
-        """A 101, which counts only where it was asked for (RFC 9110 §7.8). `tail`: the tunnel's first bytes."""
-        if not self._may_switch:
-            raise UpstreamProtocol
+        """A 101, which counts only to the protocol that was asked for (RFC 9110 §7.8).
+
+        `tail`: the tunnel's first bytes.
+        """
         self.fields = self._rules.read(self._raw_fields)
+        if not self._may_switch or self.fields.noted.get(b"upgrade", b"").strip().lower() != b"websocket":
+            raise UpstreamProtocol
         self.head_done = self.switched = True
         self._overhead = 0
         if tail:

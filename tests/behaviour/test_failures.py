@@ -4,14 +4,19 @@ import json
 import os
 import socket
 import ssl
+import struct
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from proxy.demo.certificates import CertificateAuthority
 from tests.behaviour.running import Launcher, Proxy, until
-from tests.peers import OK, TIMEOUT, Received, Upstream, free_port, request
+from tests.peers import OK, STALL, TIMEOUT, Received, Upstream, request
+
+RESET = struct.pack("ii", 1, 0)
 
 
 def closing_with(answer: bytes) -> object:
@@ -94,19 +99,8 @@ def test_failure_before_the_head(proxy: Proxy, upstream: Upstream, answer: bytes
     assert b"localhost" not in response.body
 
 
-def test_unreachable(launch: Launcher) -> None:
-    """Nobody listens: 502 at once, and the token is kept (R129)."""
-    proxy = launch(f"http://127.0.0.1:{free_port()}")
-    with proxy.connect() as client:
-        response = client.get()
-
-    assert response.status == 502
-    assert response.values(b"Proxy-Status") == [b"thg-proxy; error=connection_refused"]
-    assert proxy.is_ready
-
-
 def test_silent_upstream(launch: Launcher, upstream: Upstream) -> None:
-    """An upstream that accepts and says nothing is 504 after upstream.response_timeout."""
+    """An upstream that accepts and says nothing is 504 after upstream.response_timeout (F28, R129)."""
     silence = threading.Event()
     upstream.answer = lambda _received, _sock: silence.wait(TIMEOUT)
     proxy = launch(upstream, "upstream.response_timeout=300ms")
@@ -119,7 +113,7 @@ def test_silent_upstream(launch: Launcher, upstream: Upstream) -> None:
 
 
 def test_stalled_response(launch: Launcher, upstream: Upstream) -> None:
-    """A response that stalls for upstream.idle_timeout is cut, and a slow one is not (R124)."""
+    """A response that stalls for upstream.idle_timeout is cut, and a slow one is not (R124, F32)."""
     silence = threading.Event()
 
     def stall(_received: Received, sock: socket.socket) -> bool:
@@ -169,6 +163,48 @@ def test_client_gone(proxy: Proxy, upstream: Upstream, moment: str) -> None:
     assert gone.wait(TIMEOUT)
     until(lambda: proxy.metric("thg_proxy_requests_in_flight") == 0)
     assert until(lambda: proxy.metric("thg_proxy_upstream_connections", state="active") == 0)
+
+
+@pytest.mark.parametrize("by", ["TCP", "a Unix socket", "TLS"])
+@pytest.mark.parametrize("what", ["an upload", "many requests"])
+def test_client_gone_unread(
+    launch: Launcher, upstream: Upstream, authority: CertificateAuthority, tmp_path: Path, what: str, by: str
+) -> None:
+    """A client of which the proxy reads no more, as its upstream is slow, is missed when it goes (R125, F41)."""
+    release = threading.Event()
+    upstream.when_head = lambda _head, _sock: release.wait(2 * TIMEOUT)
+    overrides = []
+    if by == "a Unix socket":
+        overrides = [f"listen.address=unix:{tmp_path / 'proxy.sock'}"]
+    elif by == "TLS":
+        files = authority.issue("localhost")
+        overrides = [f"listen.tls.cert_file={files.cert_file}", f"listen.tls.key_file={files.key_file}"]
+    proxy = launch(upstream, *overrides)
+    sock = socket.socket(socket.AF_UNIX if by == "a Unix socket" else socket.AF_INET)
+    sock.connect(str(tmp_path / "proxy.sock") if by == "a Unix socket" else ("127.0.0.1", proxy.port))
+    if by == "TLS":
+        sock = ssl.create_default_context(cafile=authority.ca_file).wrap_socket(sock, server_hostname="localhost")
+    if what == "an upload":
+        fill(sock, request(b"POST", b"/a", b"Content-Length: 1000000000"), bytes(1 << 20))
+    else:
+        fill(sock, b"", request(b"GET", b"/a") * 1000)
+    until(lambda: proxy.metric("thg_proxy_requests_in_flight") == 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()
+
+    until(lambda: proxy.metric("thg_proxy_requests_in_flight") == 0)
+    until(lambda: proxy.metric("thg_proxy_upstream_connections", state="active") == 0)
+    release.set()
+
+
+def fill(sock: socket.socket, start: bytes, data: bytes) -> None:
+    """Sends `start`, and `data` again and again, until the peer takes no more."""
+    sock.settimeout(TIMEOUT)
+    sock.sendall(start)
+    sock.settimeout(STALL)
+    with suppress(TimeoutError):
+        while True:
+            sock.sendall(data)
 
 
 @pytest.mark.parametrize("clean", [True, False])

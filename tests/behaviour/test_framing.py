@@ -1,11 +1,12 @@
 """Where one message ends and the next begins, as seen by the upstream."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
 from tests.behaviour.running import Launcher, Proxy
-from tests.peers import TIMEOUT, Upstream, free_port, request
+from tests.peers import TIMEOUT, Upstream, request
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
@@ -47,8 +48,7 @@ def test_refused_request_without_a_body(proxy: Proxy, upstream: Upstream) -> Non
 
 def test_python_parser_is_refused(launch: Launcher, upstream: Upstream) -> None:
     """aiohttp's pure-Python parser accepts what the C parser refuses: the proxy does not start on it (R31)."""
-    port = free_port()
-    process = launch.spawn(upstream, f"listen.address=127.0.0.1:{port}", environment={"AIOHTTP_NO_EXTENSIONS": "1"})
+    process = launch.spawn(upstream, environment={"AIOHTTP_NO_EXTENSIONS": "1"})
     _, errors = process.communicate(timeout=TIMEOUT)
 
     assert process.returncode == 1
@@ -108,6 +108,25 @@ def test_too_large_header(proxy: Proxy, upstream: Upstream, fields: tuple[bytes,
         response = client.get(b"/a", *fields)
 
     assert (response.status, json.loads(response.body)["code"]) == (431, "header_too_large")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("piece", [b"X: " + b"x" * 1000 + b"\r\n", b"x" * 1000])
+def test_large_header_in_pieces(proxy: Proxy, upstream: Upstream, piece: bytes) -> None:
+    """A head that grows and grows is 431 as soon as it is too large, whether a field or their number grows (R25)."""
+    sent = 0
+    with proxy.connect() as client:
+        client.send(b"GET /a HTTP/1.1\r\nHost: localhost\r\nX: ")
+        client.sock.settimeout(0.02)  # the pace
+        head = b""
+        while not head:
+            client.send(piece)
+            sent += len(piece)
+            with suppress(TimeoutError):
+                head = client.sock.recv(100)
+
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert sent < 64 << 10
     assert upstream.requests == []
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from proxy.demo.certificates import Certificate, CertificateAuthority
-from tests.behaviour.running import Launcher, Proxy
-from tests.peers import TIMEOUT, Client, Reader, Upstream, flood, free_port, request
+from tests.behaviour.running import Launcher, Proxy, until
+from tests.peers import TIMEOUT, Client, Reader, Upstream, flood, request
 
 PIECE = bytes(range(256)) * 4096
 WHOLE = PIECE * 64
@@ -73,7 +73,7 @@ def test_plain_text_to_a_tls_port(
     launch: Launcher, upstream: Upstream, authority: CertificateAuthority, tls: tuple[str, ...]
 ) -> None:
     """Who speaks no TLS, or an old one, gets nothing; the log stays silent, and others are served."""
-    proxy = launch(upstream, *tls)
+    proxy = launch(upstream, *tls, "log.level=info")
     old = ssl.create_default_context(cafile=authority.ca_file)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     old.set_ciphers("AES128-SHA")
@@ -151,6 +151,22 @@ def test_large_bodies_over_tls(
         assert all(client.receive(len(PIECE)) == PIECE for _ in range(64))
 
 
+def test_refusing_who_goes_on_sending_over_tls(
+    launch: Launcher, upstream: Upstream, authority: CertificateAuthority, tls: tuple[str, ...]
+) -> None:
+    """Over TLS, too, a client that is refused while it sends gets the answer, and the end (R27, R30)."""
+    proxy = launch(upstream, *tls)
+    with connect_tls(proxy, authority) as client:
+        client.send(b"GET /a HTTP/1.1\r\nHost: localhost\r\nA B: c\r\n\r\n")
+        until(lambda: proxy.metric("thg_proxy_request_duration_seconds_count") == 1)
+        for _ in range(8):
+            client.send(PIECE)
+        response = client.response()
+        assert client.is_closed
+
+    assert response.status == 400
+
+
 def test_unusable_certificate(launch: Launcher, upstream: Upstream, tmp_path: Path) -> None:
     """A certificate that can't be loaded is exit code 2 and a sentence that names the key (R165)."""
     broken = tmp_path / "broken.pem"
@@ -159,8 +175,6 @@ def test_unusable_certificate(launch: Launcher, upstream: Upstream, tmp_path: Pa
         upstream,
         f"listen.tls.cert_file={broken}",
         f"listen.tls.key_file={broken}",
-        f"listen.address=127.0.0.1:{free_port()}",
-        f"admin.address=127.0.0.1:{free_port()}",
     )
     _, errors = process.communicate(timeout=TIMEOUT)
 
@@ -185,6 +199,24 @@ def test_mode(launch: Launcher, upstream: Upstream, tmp_path: Path, mask: int, m
     assert path.stat().st_mode & 0o777 == int(mode, 8)
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_mode_of_the_admin_socket(launch: Launcher, upstream: Upstream, tmp_path: Path, mask: int) -> None:
+    """Whatever the umask, and whoever may call the data port: operators are the user that runs the proxy (R133)."""
+    path = tmp_path / "admin.sock"
+    log = tmp_path / "log"
+    with umask(mask), log.open("wb") as errors:
+        process = launch.spawn(upstream, f"admin.address=unix:{path}", "listen.unix_mode=0666", stderr=errors)
+    until(lambda: "listening" in log.read_text())
+    with connect_unix(path) as client:
+        assert client.get(b"/livez").status == 200
+    mode = path.stat().st_mode & 0o777
+    process.terminate()
+
+    assert process.wait(TIMEOUT) == 0
+    assert mode == 0o600
+    assert not path.exists()
+
+
 def test_dead_socket(launch: Launcher, upstream: Upstream, tmp_path: Path) -> None:
     """What a crash has left behind does not keep the next start from its path; a stop leaves nothing behind."""
     path = tmp_path / "proxy.sock"
@@ -206,8 +238,7 @@ def test_live_socket(launch: Launcher, upstream: Upstream, tmp_path: Path, key: 
     """The socket of a proxy that runs stays its own: a second one on the path is exit code 1."""
     path = tmp_path / "first.sock"
     launch(upstream, f"listen.address=unix:{path}")
-    second = [f"listen.address=127.0.0.1:{free_port()}", f"admin.address=127.0.0.1:{free_port()}", f"{key}=unix:{path}"]
-    process = launch.spawn(upstream, *second)
+    process = launch.spawn(upstream, f"{key}=unix:{path}")
     _, errors = process.communicate(timeout=TIMEOUT)
 
     assert process.returncode == 1
@@ -227,7 +258,7 @@ def test_path_that_is_something_else(launch: Launcher, upstream: Upstream, tmp_p
         path.mkdir()
     else:
         path = path / "proxy.sock"
-    process = launch.spawn(upstream, f"listen.address=unix:{path}", f"admin.address=127.0.0.1:{free_port()}")
+    process = launch.spawn(upstream, f"listen.address=unix:{path}")
     _, errors = process.communicate(timeout=TIMEOUT)
 
     assert process.returncode == 1
@@ -285,19 +316,16 @@ def test_users(launch: Launcher, upstream: Upstream) -> None:
 
 def test_open_address(launch: Launcher, upstream: Upstream) -> None:
     """With listen.unsafe the proxy may listen for everybody; who may call is still the list of hosts (R133, R134)."""
-    port = free_port()
-    proxy = launch(upstream, f"listen.address=0.0.0.0:{port}", "listen.unsafe=true")
-    proxy.port = port
+    proxy = launch(upstream, "listen.address=0.0.0.0:0", "listen.unsafe=true")
     with proxy.connect() as client:
         assert client.get().status == 200
-        client.send(request(b"GET", b"/a", host=b"0.0.0.0:%d" % port))
+        client.send(request(b"GET", b"/a", host=b"0.0.0.0:%d" % proxy.port))
         assert client.response().status == 421
 
 
 def test_both_families(launch: Launcher, upstream: Upstream) -> None:
     """`localhost` is every loopback address that it stands for."""
-    port = free_port()
-    launch(upstream, f"listen.address=localhost:{port}")
+    port = launch(upstream, "listen.address=localhost:0").port
     addresses = {str(info[4][0]) for info in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
     reached = set()
     for address in addresses:

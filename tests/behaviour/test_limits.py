@@ -14,6 +14,7 @@ from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Launcher, Proxy, until
 from tests.peers import OK, TIMEOUT, Client, Received, Upstream, request
 
+PIECE = bytes(1_000_000)
 MEMORY = 16 << 20  # bytes that the process may grow by, whatever a client sends
 
 
@@ -44,6 +45,12 @@ def descriptors(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def limit_descriptors(proxy: Proxy, limit: int) -> None:
+    """While it runs: at its start it takes as many as it may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def test_dribbled_heads(launch: Launcher, upstream: Upstream) -> None:
@@ -208,13 +215,38 @@ def test_overflowing_chunks(launch: Launcher, upstream: Upstream) -> None:
     assert upstream.requests == []
 
 
+@pytest.mark.parametrize(
+    "head, status",
+    [
+        (b"GET /a HTTP/1.1\r\nHost: localhost\r\nA B: c\r\n\r\n", 400),
+        (b"GET /a HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /a HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (request(b"POST", b"/a", b"Transfer-Encoding: chunked") + b"nonsense\r\n", 400),
+        (request(b"POST", b"/a", b"Content-Length: 9000000", host=b"evil.example"), 421),
+    ],
+    ids=["no head", "a large head", "many fields", "no chunk", "an unwanted body"],
+)
+def test_refusing_who_goes_on_sending(proxy: Proxy, head: bytes, status: int) -> None:
+    """A client that is refused while it sends, and reads later, still gets the answer, and the end (R27, R30)."""
+    with proxy.connect() as client:
+        client.send(head + PIECE)
+        until(lambda: proxy.metric("thg_proxy_request_duration_seconds_count") == 1)
+        for _ in range(8):
+            client.send(PIECE)
+        response = client.response()
+        assert client.is_closed
+
+    assert response.status == status
+    assert response.values(b"Connection") == [b"close"]
+
+
 def test_descriptors(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:
     """With 64 file descriptors and 200 clients the first are served and the token is renewed; one line tells of it, and
     the others are served when they go (R160, F48).
     """
     provider.lifetime = 4
-    with descriptors(64):
-        proxy = launch(upstream)
+    proxy = launch(upstream)
+    limit_descriptors(proxy, 64)
     with ExitStack() as stack:
         clients = [stack.enter_context(proxy.connect()) for _ in range(200)]
         assert clients[0].get().status == 200
@@ -233,3 +265,31 @@ def test_descriptors(launch: Launcher, upstream: Upstream, provider: DemoProvide
     assert len(proxy.log_lines("accept_paused")) == 1
     assert proxy.metric("process_cpu_seconds_total") < 10
     until(lambda: proxy.metric("process_open_fds") < 30)
+
+
+def test_many_operators(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:
+    """A hundred connections to the admin port leave descriptors for requests and for the token (R160, F48)."""
+    provider.lifetime = 4
+    proxy = launch(upstream)
+    limit_descriptors(proxy, 64)
+    with ExitStack() as stack:
+        operators = [stack.enter_context(Client(proxy.admin_port)) for _ in range(100)]
+        assert operators[0].get(b"/livez").status == 200
+        until(lambda: proxy.log_lines("accept_paused"))
+        clients = [stack.enter_context(proxy.connect()) for _ in range(200)]
+        assert clients[0].get().status == 200
+        minted = provider.minted
+        until(lambda: provider.minted >= minted + 2)
+        assert clients[0].get().status == 200
+        for operator in operators[:-1]:
+            operator.sock.close()
+        assert operators[-1].get(b"/readyz").status == 200
+
+
+def test_the_limit_of_descriptors_is_raised(launch: Launcher, upstream: Upstream) -> None:
+    """Who starts the proxy with few descriptors, as many do by default, need not know of it (R160)."""
+    with descriptors(256):
+        proxy = launch(upstream)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    assert proxy.metric("process_max_fds") == min(hard, 1 << 16)

@@ -1,10 +1,12 @@
 """A WebSocket through the proxy: the handshake gets the token, then bytes go both ways as they are."""
 
+import queue
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
@@ -15,7 +17,7 @@ from websockets.typing import Origin, Subprotocol
 from proxy.core.lifecycle import MIN_INTERVAL
 from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Launcher, Proxy, until
-from tests.peers import OK, TIMEOUT, Reader, Received, Upstream, flood, request
+from tests.peers import OK, STALL, TIMEOUT, Reader, Received, Upstream, flood, request
 
 WEBSOCKET = (b"Connection: Upgrade", b"Upgrade: websocket")
 KEY = (b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
@@ -160,6 +162,134 @@ def test_slow_upstream(proxy: Proxy, upstream: Upstream) -> None:
         assert whole.wait(TIMEOUT)
 
 
+def fill(sock: socket.socket) -> int:
+    """Sends until the peer takes no more; returns how many bytes."""
+    sock.settimeout(STALL)
+    sent = 0
+    with suppress(TimeoutError):
+        while True:
+            sent += sock.send(PIECE)
+    return sent
+
+
+def test_last_bytes_to_a_slow_upstream(proxy: Proxy, upstream: Upstream) -> None:
+    """What a client has sent before it closed arrives, however late the upstream reads it (R59)."""
+    left, arrived = threading.Event(), queue.SimpleQueue[int]()
+
+    def answer(_received: Received, sock: socket.socket) -> bool:
+        sock.sendall(SWITCHING)
+        left.wait(TIMEOUT)
+        arrived.put(len(Reader(sock).rest()))
+        return False
+
+    upstream.answer = answer
+    with proxy.connect() as client:
+        client.send(HANDSHAKE)
+        assert client.response().status == 101
+        sent = fill(client.sock)
+    left.set()
+
+    assert arrived.get(timeout=TIMEOUT) == sent
+    until(lambda: proxy.metric("thg_proxy_requests_total", method="GET", status="101", outcome="ok") == 1)
+    assert proxy.metric("thg_proxy_request_bytes_total") == sent
+    until(lambda: proxy.metric("thg_proxy_upstream_connections", state="active") == 0)
+
+
+def test_last_bytes_to_a_slow_client(proxy: Proxy, upstream: Upstream) -> None:
+    """What an upstream has sent before it closed arrives, however late the client reads it (R59)."""
+    sent = queue.SimpleQueue[int]()
+
+    def answer(_received: Received, sock: socket.socket) -> bool:
+        sock.sendall(SWITCHING)
+        sent.put(fill(sock))
+        return False
+
+    upstream.answer = answer
+    with proxy.connect() as client:
+        client.send(HANDSHAKE)
+        assert client.response().status == 101
+        count = sent.get(timeout=TIMEOUT)
+        assert len(client.rest()) == count
+
+    until(lambda: proxy.metric("thg_proxy_requests_total", method="GET", status="101", outcome="ok") == 1)
+    assert proxy.metric("thg_proxy_response_bytes_total") == count
+
+
+@pytest.mark.parametrize("stalled", ["client", "upstream"])
+@pytest.mark.parametrize("leaves", [True, False])
+def test_last_bytes_that_nobody_takes(launch: Launcher, upstream: Upstream, stalled: str, *, leaves: bool) -> None:
+    """A side that does not take what the other has sent is cut after upstream.idle_timeout (R59, R156)."""
+    stopped = threading.Event()
+
+    def answer(_received: Received, sock: socket.socket) -> bool:
+        sock.sendall(SWITCHING)
+        if stalled == "client":
+            fill(sock)
+        if stalled == "upstream" or not leaves:
+            stopped.wait(TIMEOUT)
+        return False
+
+    upstream.answer = answer
+    proxy = launch(upstream, "upstream.idle_timeout=1s")
+    before = proxy.metric("process_open_fds")
+    with proxy.connect() as client:
+        client.send(HANDSHAKE)
+        assert client.response().status == 101
+        if stalled == "upstream":
+            fill(client.sock)
+            if leaves:
+                client.sock.close()
+        until(lambda: proxy.metric("thg_proxy_upstream_connections", state="active") == 0)
+        until(lambda: proxy.metric("thg_proxy_requests_in_flight") == 0)
+        until(lambda: proxy.metric("process_open_fds") <= before)
+    stopped.set()
+
+
+@pytest.mark.parametrize("who, outcome", [("client", "client_gone"), ("upstream", "aborted")])
+def test_reset(proxy: Proxy, upstream: Upstream, who: str, outcome: str) -> None:
+    """A tunnel that is torn by a reset did not end well, and the record says whose fault it was (R125)."""
+
+    def answer(_received: Received, sock: socket.socket) -> bool:
+        sock.sendall(SWITCHING)
+        if who == "client":
+            assert sock.recv(1) == b""
+        else:
+            reset(sock)
+        return False
+
+    upstream.answer = answer
+    with proxy.connect() as client:
+        client.send(HANDSHAKE)
+        assert client.response().status == 101
+        if who == "client":
+            reset(client.sock)
+        else:
+            assert client.is_closed
+
+    until(lambda: proxy.metric("thg_proxy_requests_total", method="GET", status="101", outcome=outcome) == 1)
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def test_the_account_of_a_tunnel(launch: Launcher, upstream: Upstream) -> None:
+    """When either side closes in peace, the tunnel is a request that went well, and its bytes are counted."""
+    upstream.answer = echo
+    proxy = launch(upstream, "log.access=all")
+    with proxy.connect() as client:
+        client.send(HANDSHAKE + b"early")
+        assert client.response().status == 101
+        assert client.receive(5) == b"early"
+        client.send(PIECE)
+        assert client.receive(len(PIECE)) == PIECE
+
+    (line,) = until(lambda: proxy.log_lines("request"))
+    assert (line["status"], line["outcome"], line["code"]) == (101, "ok", "")
+    assert line["bytes_in"] == line["bytes_out"] == 5 + len(PIECE)
+
+
 def test_client_leaves(proxy: Proxy, upstream: Upstream) -> None:
     """When the client closes, the upstream's side is closed with it (R125)."""
     left = threading.Event()
@@ -284,6 +414,19 @@ def test_what_only_looks_like_a_handshake(proxy: Proxy, upstream: Upstream, sent
     assert received.values(b"Upgrade") == []
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket, h2c", b"TLS/1.2"])
+def test_switch_to_something_else(proxy: Proxy, upstream: Upstream, protocol: bytes) -> None:
+    """A 101 to a protocol that was not asked for is a broken upstream, and no tunnel (R59, F39, RFC 9110 §7.8)."""
+    upstream.answer = SWITCHING.replace(b"websocket", protocol)
+    with proxy.connect() as client:
+        client.send(HANDSHAKE)
+        response = client.response()
+        assert client.is_closed
+
+    assert response.status == 502
+    assert response.values(b"Proxy-Status") == [b"thg-proxy; error=http_protocol_error"]
+
+
 @pytest.mark.parametrize("answer", [SWITCHING, SWITCHING.replace(b"websocket", b"h2c")])
 def test_unasked_switch(proxy: Proxy, upstream: Upstream, answer: bytes) -> None:
     """A 101 that nobody asked for is a broken upstream, and its connection is not used again (R59, F39)."""
@@ -364,6 +507,14 @@ def test_a_real_client_and_server(launch: Launcher) -> None:
                 client.recv(TIMEOUT)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "so long")
+
+
+def test_a_program_can_connect(proxy: Proxy, upstream: Upstream) -> None:
+    """The WebSocket of Node.js says `Sec-Fetch-Mode: websocket`, and no Origin: no browser does that (R136)."""
+    upstream.answer = echo
+    with proxy.connect() as client:
+        client.send(request(b"GET", b"/socket", *WEBSOCKET, *KEY, b"Sec-Fetch-Mode: websocket"))
+        assert client.response().status == 101
 
 
 def test_a_page_can_not_connect(launch: Launcher) -> None:

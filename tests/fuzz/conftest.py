@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.stage import Stage, opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with opened() as stage:
         yield stage

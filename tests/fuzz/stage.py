@@ -18,7 +18,9 @@ from typing import Any, TypeVar, cast
 
 import aiofastnet
 
+from proxy.core.secret import Secret
 from proxy.credential import Credential
+from proxy.engine import Engine
 from proxy.log import Log
 from proxy.loop import loop_factory
 from proxy.metrics import Traffic
@@ -112,7 +114,7 @@ class Tokens:
         return b"canary-%d" % self.generation
 
     def current(self) -> Credential:
-        return Credential(b"Authorization: Bearer " + self.token + b"\r\n", self.generation)
+        return Credential(Secret(self.token.decode()), self.generation)
 
     async def acquire(self) -> Credential:
         return self.current()
@@ -162,13 +164,8 @@ class Stage:
         )
         self.tokens, self.traffic, self._log = Tokens(), Traffic(), io.StringIO()
         self.pool = UpstreamPool(settings.upstream, self.traffic)
-        self.serving = Serving(
-            settings,
-            tokens=cast(TokenSource, self.tokens),
-            pool=self.pool,
-            traffic=self.traffic,
-            log=Log(self._log),
-        )
+        engine = Engine(settings, cast(TokenSource, self.tokens), self.pool)
+        self.serving = Serving(engine, traffic=self.traffic, log=Log(self._log))
         self._data_port = await aiofastnet.create_server(loop, DataPort(self.serving), "127.0.0.1", 0)
         self._port = self._data_port.sockets[0].getsockname()[1]
         self._descriptors = _descriptors()

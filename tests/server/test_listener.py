@@ -4,7 +4,7 @@ import asyncio
 import io
 import socket
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -12,9 +12,8 @@ import uvloop
 
 from proxy.log import Log
 from proxy.server import listener as module
-from proxy.server.listener import RESERVE, Listener
+from proxy.server.listener import Listener
 from proxy.server.serving import Connections
-from proxy.settings import Settings, Upstream
 
 TIMEOUT = 10
 
@@ -46,14 +45,17 @@ class Noticed(io.StringIO):
 
 
 class Scene:
-    def __init__(self, listening: socket.socket, max_connections: int) -> None:
+    def __init__(self, listening: socket.socket, limit: Callable[[], float]) -> None:
         self.connections = Connections()
         self.log = Noticed()
         self.address = listening.getsockname()
-        settings = Settings(upstream=Upstream(max_connections=max_connections))
-        serving = SimpleNamespace(connections=self.connections, settings=settings)
-        port = cast(Any, lambda: Greeter(self.connections))
-        self.listener = Listener([listening], port, cast(Any, serving), None, Log(self.log))
+        self.listener = Listener(
+            [listening],
+            lambda: Greeter(self.connections),
+            Log(self.log),
+            count=lambda: self.connections.count,
+            limit=limit,
+        )
 
     async def connect(self) -> "Caller":
         return Caller(*await asyncio.open_connection(*self.address))
@@ -72,9 +74,9 @@ class Caller:
         await self._writer.wait_closed()
 
 
-def play(story: Callable[[Scene], Awaitable[None]], listening: socket.socket | None = None, **settings: Any) -> None:
+def play(story: Callable[[Scene], Awaitable[None]], listening: socket.socket | None = None, limit: float = inf) -> None:
     async def run() -> None:
-        scene = Scene(listening or socket.create_server(("127.0.0.1", 0)), **{"max_connections": 256, **settings})
+        scene = Scene(listening or socket.create_server(("127.0.0.1", 0)), lambda: limit)
         async with asyncio.timeout(TIMEOUT):
             await story(scene)
             scene.listener.close()
@@ -83,10 +85,9 @@ def play(story: Callable[[Scene], Awaitable[None]], listening: socket.socket | N
         runner.run(run())
 
 
-@pytest.mark.parametrize("limit, clients", [(RESERVE + 4, 2), (RESERVE + 5, 3), (RESERVE + 1, 1), (10, 1)])
-def test_who_comes_too_many_waits(monkeypatch: pytest.MonkeyPatch, limit: int, clients: int) -> None:
-    """Half of the descriptors beyond the reserve are for clients; the next waits for a place (R160, F48)."""
-    monkeypatch.setattr(module, "_descriptor_limit", lambda: limit)
+@pytest.mark.parametrize("limit, clients", [(1, 1), (2, 2), (2.5, 3)])
+def test_who_comes_too_many_waits(limit: float, clients: int) -> None:
+    """When there are as many as there may be, the next waits for a place (R160, F48)."""
 
     async def story(scene: Scene) -> None:
         callers = [await scene.connect() for _ in range(clients)]
@@ -101,25 +102,11 @@ def test_who_comes_too_many_waits(monkeypatch: pytest.MonkeyPatch, limit: int, c
         for caller in (late, *callers):
             await caller.leave()
 
-    play(story)
-
-
-def test_few_upstream_connections_leave_more_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more is kept for the upstream than `upstream.max_connections`."""
-    monkeypatch.setattr(module, "_descriptor_limit", lambda: RESERVE + 10)
-
-    async def story(scene: Scene) -> None:
-        callers = [await scene.connect() for _ in range(9)]
-        assert all([await caller.is_served() for caller in callers])
-        for caller in callers:
-            await caller.leave()
-
-    play(story, max_connections=1)
+    play(story, limit=limit)
 
 
 def test_a_full_house_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it lasts, and however often it comes back, the log is not flooded (R160)."""
-    monkeypatch.setattr(module, "_descriptor_limit", lambda: 1)
     monkeypatch.setattr(module, "_RETRY", 0)
 
     async def story(scene: Scene) -> None:
@@ -130,8 +117,9 @@ def test_a_full_house_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
             assert await second.is_served()
             await second.leave()
         assert scene.log.getvalue().count("accept_paused") == 1
+        assert f"127.0.0.1:{scene.address[1]}" in scene.log.getvalue()
 
-    play(story)
+    play(story, limit=1)
 
 
 class Exhausted(socket.socket):

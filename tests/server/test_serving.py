@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.engine import Engine
 from proxy.log import Log
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
 from proxy.server.serving import RECENT_REQUESTS, Connections, Serving
 from proxy.settings import Log as LogSettings
-from proxy.settings import Settings
+from proxy.settings import OAuth, Settings
 
 
 class FakeConnection:
@@ -86,12 +87,12 @@ def test_idle_connections_are_let_go() -> None:
     assert (idle.ended, busy.ended) == ("hung up", "")
 
 
-def account(access: str, *records: RequestRecord) -> tuple[Serving, list[dict[str, Any]]]:
+def account(access: str, *records: RequestRecord, scope: str | None = None) -> tuple[Serving, list[dict[str, Any]]]:
     """The serving after these requests, and the lines of its log."""
     stream = io.StringIO()
-    settings = Settings(log=LogSettings(access=cast(Any, access)))
+    settings = Settings(log=LogSettings(access=cast(Any, access)), oauth=OAuth(scope=scope))
     parts = cast(Any, None)
-    serving = Serving(settings, tokens=parts, pool=parts, traffic=Traffic(), log=Log(stream))
+    serving = Serving(Engine(settings, parts, parts), traffic=Traffic(), log=Log(stream))
     for record in records:
         serving.finished(record)
     return serving, [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -110,6 +111,30 @@ def test_which_requests_are_logged(access: str, paths: list[str]) -> None:
     assert [line["path"] for line in lines] == paths
     assert [record.target for record in serving.recent] == ["/a", "/b"]
     assert sum(serving.traffic.requests.values()) == 2
+
+
+def answered(status: int, code: str = "") -> RequestRecord:
+    record = RequestRecord("GET", "/a", 0.0)
+    record.status, record.code = status, code
+    record.relayed()
+    return record
+
+
+@pytest.mark.parametrize(
+    "records, scope, warnings",
+    [
+        ([answered(403), answered(403), answered(403)], None, 1),
+        ([answered(403)], "", 1),
+        ([answered(403)], "fleet.read", 0),
+        ([answered(200), answered(401), answered(404), answered(500)], None, 0),
+        ([answered(403, "not_allowed")], None, 0),
+    ],
+)
+@pytest.mark.parametrize("access", ["all", "errors", "off"])
+def test_scope_that_may_be_missing(access: str, records: list[RequestRecord], scope: str | None, warnings: int) -> None:
+    """An API that forbids things to a token without a scope is worth one warning, whatever is logged else (R107)."""
+    _, lines = account(access, *records, scope=scope)
+    assert [line["level"] for line in lines if line["event"] == "scope_not_set"] == ["warning"] * warnings
 
 
 def test_a_logged_request_has_an_id() -> None:
@@ -132,7 +157,7 @@ def test_a_bug_is_told_by_its_type() -> None:
     """The text of an exception that nobody foresaw could be a peer's, and is not logged (R145)."""
     stream = io.StringIO()
     parts = cast(Any, None)
-    serving = Serving(Settings(), tokens=parts, pool=parts, traffic=Traffic(), log=Log(stream))
+    serving = Serving(Engine(Settings(), parts, parts), traffic=Traffic(), log=Log(stream))
     serving.report_bug(ValueError("Bearer canary"))
     (line,) = stream.getvalue().splitlines()
     assert (json.loads(line)["event"], json.loads(line)["error"]) == ("unexpected_error", "ValueError")

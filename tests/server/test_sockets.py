@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server.sockets import claim, close, listen
+from proxy.server.sockets import address_of, claim, close, listen
 from proxy.settings import Address
 
 
@@ -16,6 +16,16 @@ def test_host_and_port() -> None:
     (listening,) = listen(Address("127.0.0.1", 0), 0o600)
     with listening, socket.create_connection(listening.getsockname()):
         listening.accept()[0].close()
+
+
+def test_addresses(tmp_path: Path) -> None:
+    """A socket tells where it listens, with the port that the kernel has chosen."""
+    (chosen,) = listen(Address("127.0.0.1", 0), 0o600)
+    (named,) = listen(Address(path=str(tmp_path / "socket")), 0o600)
+    assert address_of(chosen) == Address("127.0.0.1", chosen.getsockname()[1])
+    assert address_of(named) == Address(path=str(tmp_path / "socket"))
+    for listening in (chosen, named):
+        close(listening)
 
 
 def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +37,8 @@ def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     addresses = [(socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.2")]
     opened = listen(Address("localhost", 0), 0o600)
-    assert [listening.getsockname()[0] for listening in opened] == ["127.0.0.1", "127.0.0.2"]
+    assert [address_of(listening).host for listening in opened] == ["127.0.0.1", "127.0.0.2"]
+    assert len({address_of(listening).port for listening in opened}) == 1
     for listening in opened:
         listening.close()
     addresses = addresses[:1]

@@ -1,6 +1,7 @@
 """The pool against real servers on loopback: what is reused, what waits, and what a failed connect is called."""
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -31,7 +32,7 @@ from proxy.settings import UpstreamTls as TlsSettings
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
 from proxy.upstream.response import Response
-from tests.peers import Received, Upstream, free_port, trap
+from tests.peers import Received, Upstream, blackhole, free_port, trap
 
 
 def response_of(connection: UpstreamConnection) -> Response:
@@ -401,23 +402,92 @@ def test_who_stops_waiting_loses_nobodys_place(woken: bool) -> None:
     play(scene)
 
 
-def test_who_stops_connecting_leaves_the_place() -> None:
-    """A request that is cancelled in a handshake counts no longer, and its socket is closed (R125)."""
+def test_who_stops_connecting_leaves_the_connection() -> None:
+    """A request that is cancelled while it connects leaves what becomes of it to the next (R125)."""
 
     async def scene() -> None:
-        with trap() as silent:  # the kernel accepts, nobody answers
-            async with pool_to(f"https://localhost:{silent.port}", max_connections=1) as pool:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url, max_connections=1) as pool:
                 connecting = asyncio.ensure_future(pool.acquire())
                 await until(lambda: pool._connecting == 1)
                 waiter = asyncio.ensure_future(pool.acquire())
                 await until(lambda: waiting(pool) == 1)
                 connecting.cancel()
-                await asyncio.wait([connecting])
+                assert await exchange(await waiter) == b"ok"
+                assert connecting.cancelled()
+            assert upstream.connections == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_no_moment_to_cancel_loses_a_socket(tmp_path: Path, *, secure: bool) -> None:
+    """Whenever a request is cancelled, the connection that was made for it is kept, and serves another (R125)."""
+    authority = CertificateAuthority(tmp_path)
+
+    async def scene() -> None:
+        with Upstream(tls=authority.server_context("localhost") if secure else None) as upstream:
+            for turns in range(60):
+                async with pool_to(upstream.url, tls=TlsSettings(ca_file=str(authority.ca_file))) as pool:
+                    connecting = asyncio.ensure_future(pool.acquire())
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    connecting.cancel()
+                    await asyncio.wait([connecting])
+                    await until(lambda: not pool._dials)
+                    if connecting.cancelled():
+                        await until(lambda: pool.counts()["idle"] == pool._traffic.connects["ok"])
+                        assert await exchange(await pool.acquire()) == b"ok"
+        # A socket that was lost is a ResourceWarning, which is an error.
+        gc.collect()
+
+    play(scene)
+
+
+def test_a_dial_that_nobody_waits_for_ends_in_time() -> None:
+    """A handshake that nobody waits for any more takes no place after `connect_timeout` (R125, F26)."""
+
+    async def scene() -> None:
+        with trap() as silent:  # the kernel accepts, nobody answers
+            url = f"https://localhost:{silent.port}"
+            async with pool_to(url, max_connections=1, connect_timeout=Duration(0.05)) as pool:
+                connecting = asyncio.ensure_future(pool.acquire())
                 await until(lambda: pool._connecting == 1)
-                assert waiting(pool) == 0
-                waiter.cancel()
-                await asyncio.wait([waiter])
-                assert (pool._connecting, pool.counts()) == (0, {"idle": 0, "active": 0})
+                connecting.cancel()
+                await until(lambda: pool._connecting == 0)
+                assert pool.counts() == {"idle": 0, "active": 0}
+                assert pool._traffic.connects == {"timeout": 1}
+
+    play(scene)
+
+
+def test_a_retired_pool_keeps_no_dial() -> None:
+    """What nobody waits for any more is closed where no request can come for it."""
+
+    async def scene() -> None:
+        with Upstream() as upstream:
+            async with pool_to(upstream.url) as pool:
+                connecting = asyncio.ensure_future(pool.acquire())
+                await until(lambda: pool._connecting == 1)
+                connecting.cancel()
+                pool.retire()
+                await until(lambda: pool._traffic.connects["ok"] == 1)
+                await until(lambda: pool.counts() == {"idle": 0, "active": 0})
+
+    play(scene)
+
+
+def test_closing_the_pool_during_a_dial() -> None:
+    """A closed pool makes no more connections, and who waits for one learns that the proxy stops."""
+
+    async def scene() -> None:
+        with trap() as silent:
+            async with pool_to(f"https://localhost:{silent.port}") as pool:
+                connecting = asyncio.ensure_future(pool.acquire())
+                await until(lambda: pool._connecting == 1)
+                pool.close()
+                with pytest.raises(Stopping):
+                    await connecting
 
     play(scene)
 
@@ -499,6 +569,81 @@ def test_no_such_name(host: str) -> None:
     assert (type(error), error.proxy_status) == (UpstreamUnreachable, "dns_error")
 
 
+class Directory(uvloop.Loop):
+    """A loop for which `api.example` has these addresses and ports; none: nobody answers."""
+
+    addresses: list[tuple[str, int]]
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        if host != "api.example":
+            return await super().getaddrinfo(host, port, **options)
+        if not self.addresses:
+            await self.create_future()
+        return [
+            (
+                socket.AF_INET6 if ":" in host else socket.AF_INET,
+                socket.SOCK_STREAM,
+                socket.IPPROTO_TCP,
+                "",
+                (host, port),
+            )
+            for host, port in self.addresses
+        ]
+
+
+def resolving(scene: Callable[[Directory], Coroutine[Any, Any, None]]) -> None:
+    loops: list[Directory] = []
+
+    def make() -> Directory:
+        loops.append(Directory())
+        return loops[0]
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        runner.run(asyncio.wait_for(scene(loops[0]), PATIENCE))
+
+
+def test_a_dead_address_before_a_live_one() -> None:
+    """Where IPv6 refuses, or the first address takes nothing, the next one is used (F27, RFC 8305)."""
+
+    async def scene(directory: Directory) -> None:
+        with Upstream() as upstream, blackhole() as dead:
+            for first in (("::1", upstream.port), ("127.0.0.1", dead)):
+                directory.addresses = [first, ("127.0.0.1", upstream.port)]
+                async with pool_to("http://api.example") as pool:
+                    assert await exchange(await pool.acquire()) == b"ok"
+
+    resolving(scene)
+
+
+def test_another_address() -> None:
+    """A name is resolved for each connection: one that moves is followed (F27)."""
+
+    async def scene(directory: Directory) -> None:
+        with Upstream() as old, Upstream() as new:
+            async with pool_to("http://api.example") as pool:
+                for upstream in (old, new):
+                    directory.addresses = [("127.0.0.1", upstream.port)]
+                    connection = await pool.acquire()
+                    assert await exchange(connection) == b"ok"
+                    connection.abort()
+            assert (old.connections, new.connections) == (1, 1)
+
+    resolving(scene)
+
+
+def test_a_slow_resolver() -> None:
+    """A name that nobody resolves is given up after `connect_timeout` (F27)."""
+
+    async def scene(directory: Directory) -> None:
+        directory.addresses = []
+        async with pool_to("http://api.example", connect_timeout=Duration(0.05)) as pool:
+            with pytest.raises(UpstreamTimeout):
+                await pool.acquire()
+            assert pool._connecting == 0
+
+    resolving(scene)
+
+
 def test_no_answer_to_the_handshake() -> None:
     """A peer that never answers the handshake is given up after `connect_timeout` (R129, F26)."""
     with trap() as silent:
@@ -547,14 +692,19 @@ def test_a_verified_upstream(authority: CertificateAuthority) -> None:
 
 
 def test_server_name(authority: CertificateAuthority) -> None:
-    """`tls.server_name` is the name that is asked for and verified, in place of the host (R37)."""
+    """The name that is asked for and verified is the host, or `tls.server_name` in its place (R37)."""
+    asked: list[str] = []
 
     async def scene() -> None:
-        with Upstream(tls=authority.server_context("api.example")) as upstream:
-            async with pool_to(upstream.url, tls=tls(authority, server_name="api.example")) as pool:
-                assert await exchange(await pool.acquire()) == b"ok"
+        context = authority.server_context("localhost", "api.example")
+        context.sni_callback = lambda _socket, name, _context: asked.append(name)
+        with Upstream(tls=context) as upstream:
+            for settings in (tls(authority), tls(authority, server_name="api.example")):
+                async with pool_to(upstream.url, tls=settings) as pool:
+                    assert await exchange(await pool.acquire()) == b"ok"
 
     play(scene)
+    assert asked == ["localhost", "api.example"]
 
 
 def test_client_certificate(authority: CertificateAuthority) -> None:
