@@ -6,17 +6,32 @@ be on the list and a browser may ask only for what is served here, so that no we
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, time
 from typing import NamedTuple
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
 
 from proxy import __version__
-from proxy.admin.status import counters, jwks_view, readiness, request_view, token_view
+from proxy.admin.advice import Facts, Use, advice
+from proxy.admin.dashboard import File, dashboard
+from proxy.admin.history import BUCKET_SECONDS, History
+from proxy.admin.status import (
+    clients_view,
+    counters,
+    errors_view,
+    health,
+    jwks_view,
+    moment,
+    readiness,
+    recent_view,
+    token_view,
+)
 from proxy.core.policy import host_allowed, host_names
 from proxy.core.problem import problem_document
 from proxy.credential import TokenStatus
@@ -32,12 +47,23 @@ from proxy.errors import (
     TokenUnavailable,
     Unavailable,
 )
-from proxy.metrics import Metrics
+from proxy.metrics import Metrics, samples
+from proxy.record import RequestRecord
 from proxy.settings import Settings, is_loopback_host
 
 # Also the time in which a request head must be complete.
 _IDLE_TIMEOUT = 75.0
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "thg-proxy"}
+_HEADERS = {
+    "Cache-Control": "no-store",
+    # The dashboard is these files and asks this port; whatever else turns up in a page is not run, shown or sent.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "thg-proxy",
+    "X-Content-Type-Options": "nosniff",
+}
 _OPEN_PATHS = frozenset({"/livez", "/startupz", "/readyz", "/metrics"})
 _OWN_PAGES = frozenset({"none", "same-origin"})
 
@@ -56,17 +82,18 @@ class AdminParts:
     """What the admin port shows and sets in motion.
 
     `origin`: where the configuration came from. `engine`: names of event loop, transport and parser. `pool`: open
-    connections to the upstream by state. `recent`: the last requests, newest first, their paths without query.
-    `refresh`: True when a new token was obtained.
+    connections to the upstream by state. `recent`: the last requests, newest first. `refresh`: True when a new
+    token was obtained.
     """
 
     settings: Settings
     origin: str
     metrics: Metrics
+    history: History
     engine: dict[str, str]
     token: Callable[[], TokenStatus]
     pool: Callable[[], dict[str, int]]
-    recent: Callable[[], list[dict[str, object]]]
+    recent: Callable[[], Iterable[RequestRecord]]
     stopping: Callable[[], bool]
     refresh: Callable[[], Awaitable[bool]]
     stop: Callable[[], None]
@@ -80,8 +107,8 @@ class AdminPort(web.Server):
         self._parts = parts
         self._started = monotonic()
         self._allowed_hosts = host_names(parts.settings.policy.allowed_hosts)
+        self._process = ProcessCollector(registry=None)
         self._routes = {
-            "/": _Route(_READ, self._index),
             "/livez": _Route(_READ, self._livez),
             "/startupz": _Route(_READ, self._startupz),
             "/readyz": _Route(_READ, self._readyz),
@@ -90,6 +117,8 @@ class AdminPort(web.Server):
             "/refresh": _Route(_ACT, self._refresh),
             "/stop": _Route(_ACT, self._stop),
         }
+        if parts.settings.admin.dashboard:
+            self._routes |= {path: _Route(_READ, partial(_file, file)) for path, file in dashboard().items()}
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(
@@ -98,6 +127,11 @@ class AdminPort(web.Server):
             keepalive_timeout=_IDLE_TIMEOUT,
             access_log=None,  # type: ignore[arg-type] # documented for web.Server
         )
+
+    async def close(self) -> None:
+        """Ends all connections; requests in flight have a second."""
+        self.pre_shutdown()
+        await self.shutdown(1)
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         path = request.raw_path.partition("?")[0]
@@ -128,10 +162,6 @@ class AdminPort(web.Server):
             raise MethodNotSupported(f"This path answers {' and '.join(route.allow)}.")
         return route.handler
 
-    async def _index(self, _request: web.BaseRequest) -> web.Response:
-        lines = [f"{route.allow[0]:<4} {path}" for path, route in self._routes.items()]
-        return web.Response(text="\n".join([f"thg-proxy {__version__}, admin port", *lines, ""]))
-
     async def _livez(self, _request: web.BaseRequest) -> web.Response:
         return _json({"status": "ok"})
 
@@ -153,23 +183,53 @@ class AdminPort(web.Server):
 
     async def _status(self, _request: web.BaseRequest) -> web.Response:
         parts = self._parts
-        token = parts.token()
-        state = readiness(token, stopping=parts.stopping())
+        token, traffic, history = parts.token(), parts.metrics.traffic, parts.history
+        facts = self._facts(token)
+        state, found = readiness(token, stopping=parts.stopping()), advice(facts)
         return _json(
             {
                 "version": __version__,
+                "time": moment(time()),
                 "uptime_seconds": round(monotonic() - self._started, 3),
+                "health": health(state, found),
                 "state": state.status,
                 "reason": state.reason,
+                "warnings": [one._asdict() for one in found],
                 "config": parts.origin,
                 "token": token_view(token),
+                "clients": clients_view(token.clients),
+                "clock_skew_seconds": facts.clock_skew,
                 "jwks": jwks_view(token.jwks),
                 "upstream": {"url": parts.settings.upstream.url, "connections": parts.pool()},
-                "counters": counters(parts.metrics.traffic),
+                "counters": counters(traffic),
+                "limits": {
+                    "in_flight": facts.in_flight._asdict(),
+                    "descriptors": facts.descriptors and facts.descriptors._asdict(),
+                },
+                "errors": errors_view(traffic.errors, history.errors()),
+                "history": history.document(),
                 "engine": parts.engine,
-                "recent": [request_view(request) for request in parts.recent()],
+                "recent": recent_view(parts.recent()),
             }
         )
+
+    def _facts(self, token: TokenStatus) -> Facts:
+        parts = self._parts
+        requests, failures = parts.history.lately(60 // BUCKET_SECONDS)
+        return Facts(
+            token=token,
+            clock_skew=samples(parts.metrics.clock_skew)["thg_proxy_clock_skew_seconds"],
+            in_flight=Use(parts.metrics.traffic.in_flight, parts.settings.limits.max_in_flight),
+            descriptors=self._descriptors(),
+            requests=requests,
+            failures=failures,
+        )
+
+    def _descriptors(self) -> Use | None:
+        process = samples(self._process)
+        used, limit = process.get("process_open_fds"), process.get("process_max_fds")
+        # Neither is there without /proc, or while no descriptor is left to look with.
+        return None if used is None or limit is None else Use(int(used), int(limit))
 
     async def _refresh(self, request: web.BaseRequest) -> web.Response:
         _require_loopback(request)
@@ -203,6 +263,10 @@ class _Connection(web.RequestHandler):
         response = _complete(_problem(error))
         response.force_close()
         return response
+
+
+async def _file(file: File, _request: web.BaseRequest) -> web.Response:
+    return web.Response(body=file.body, content_type=file.content_type, charset="utf-8")
 
 
 def _require_loopback(request: web.BaseRequest) -> None:

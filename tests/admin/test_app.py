@@ -1,165 +1,28 @@
 """The admin port over real sockets; what it shows comes from small fakes."""
 
 import asyncio
-import json
-import re
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from http.client import parse_headers
-from io import BytesIO
-from typing import Any
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
-from aiohttp import web
 
 from proxy import __version__
-from proxy.admin.app import AdminParts, AdminPort
-from proxy.credential import JwksStatus, TokenStatus
-from proxy.metrics import Metrics
-from proxy.settings import Admin, Settings
-
-NO_TOKEN = TokenStatus(
-    state="none",
-    usable=False,
-    ever_obtained=False,
-    client=None,
-    generation=0,
-    issued_at=None,
-    expires_at=None,
-    refresh_at=None,
-    last_error=None,
-    last_error_at=None,
-    retry_after=None,
-    scope=None,
-    verification="off",
-    jwks=None,
-)
-GOOD_TOKEN = replace(
+from proxy.admin.app import AdminPort
+from proxy.credential import TokenStatus
+from proxy.settings import Admin, Limits, Settings
+from tests.admin.port import (
+    GOOD_TOKEN,
     NO_TOKEN,
-    state="fresh",
-    usable=True,
-    ever_obtained=True,
-    client="primary",
-    generation=3,
-    issued_at=1_700_000_000.0,
-    expires_at=1_700_003_600.0,
-    refresh_at=1_700_002_700.0,
-    scope="vehicles",
-    verification="require",
-    jwks=JwksStatus(keys=2, fetched_at=1_700_000_000.0, last_error=None),
+    OUTAGE,
+    Answer,
+    Proxy,
+    ask,
+    is_problem,
+    request_bytes,
+    send,
+    served,
+    serving,
 )
-OUTAGE = replace(GOOD_TOKEN, state="due", last_error="timeout", last_error_at=1_700_002_701.0, retry_after=7.25)
-RECENT: dict[str, object] = {
-    "request_id": "abc",
-    "method": "GET",
-    "path": "/v1/vehicles",
-    "status": 200,
-    "duration_ms": 12.5,
-}
-
-
-@dataclass
-class Proxy:
-    """The proxy behind the admin port, as far as the port sees it."""
-
-    settings: Settings = field(default_factory=Settings)
-    status: TokenStatus = GOOD_TOKEN
-    stopping: bool = False
-    refreshes: bool = True
-    refreshed: int = 0
-    stopped: int = 0
-    metrics: Metrics = field(default_factory=Metrics)
-    token_fault: Exception | None = None
-    recent: list[dict[str, object]] = field(default_factory=lambda: [dict(RECENT)])
-
-    def token(self) -> TokenStatus:
-        if self.token_fault is not None:
-            raise self.token_fault
-        return self.status
-
-    async def refresh(self) -> bool:
-        self.refreshed += 1
-        return self.refreshes
-
-    def stop(self) -> None:
-        self.stopped += 1
-
-    def parts(self) -> AdminParts:
-        return AdminParts(
-            settings=self.settings,
-            origin="/etc/thg-proxy/config.yaml",
-            metrics=self.metrics,
-            engine={"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
-            token=self.token,
-            pool=lambda: {"idle": 1, "active": 2},
-            recent=lambda: self.recent,
-            stopping=lambda: self.stopping,
-            refresh=self.refresh,
-            stop=self.stop,
-        )
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @classmethod
-    def parse(cls, raw: bytes) -> "Answer":
-        head, _, body = raw.partition(b"\r\n\r\n")
-        line, _, fields = head.partition(b"\r\n")
-        headers = parse_headers(BytesIO(fields + b"\r\n\r\n"))
-        return cls(int(line.split()[1]), {name.lower(): value for name, value in headers.items()}, body)
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.body)
-
-
-@asynccontextmanager
-async def serving(proxy: Proxy) -> AsyncIterator[int]:
-    runner = web.ServerRunner(AdminPort(proxy.parts()), shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
-
-
-async def send(port: int, raw: bytes) -> Answer:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(raw)
-    try:
-        return Answer.parse(await reader.read())
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-def request_bytes(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers), "Connection: close"]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def ask(proxy: Proxy, path: str, method: str = "GET", host: str = "localhost:9090", **fields: str) -> Answer:
-    """One request on a port of its own; a keyword becomes a header field."""
-    headers = [("Host", host), *((name.replace("_", "-"), value) for name, value in fields.items())]
-
-    async def conversation() -> Answer:
-        async with serving(proxy) as port:
-            return await send(port, request_bytes(method, path, headers))
-
-    return asyncio.run(conversation())
-
-
-def is_problem(answer: Answer, status: int, code: str) -> bool:
-    document = answer.document
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert document["instance"] == answer.headers["x-request-id"]
-    return (answer.status, document["status"], document["code"]) == (status, status, code)
 
 
 def test_livez_answers_whatever_the_token() -> None:
@@ -217,7 +80,7 @@ def test_metrics_come_in_the_format_that_is_asked_for(accept: str, content_type:
 
 
 def test_status_tells_an_operator_what_is_going_on() -> None:
-    """`/status` has version, state, origin of the configuration, token, keys, upstream, counters and requests."""
+    """`/status` has version, state, origin of the configuration, token, clients, keys, upstream and counters."""
     proxy = Proxy(status=OUTAGE)
     proxy.metrics.traffic.requests["GET", 200, "ok"] = 5
     proxy.metrics.traffic.requests["POST", 201, "ok"] = 1
@@ -225,8 +88,13 @@ def test_status_tells_an_operator_what_is_going_on() -> None:
     proxy.metrics.traffic.errors["upstream_unreachable"] = 2
     document = ask(proxy, "/status").document
     assert document.pop("uptime_seconds") >= 0
+    assert datetime.fromisoformat(document.pop("time")).tzinfo is not None
+    assert document.pop("limits").keys() == {"in_flight", "descriptors"}
+    assert document.pop("history")["bucket_seconds"] > 0
+    assert [warning["code"] for warning in document.pop("warnings")] == ["token_refresh_failing"]
     assert document == {
         "version": __version__,
+        "health": "degraded",
         "state": "degraded",
         "reason": "There is a usable token. The last token request failed: timeout.",
         "config": "/etc/thg-proxy/config.yaml",
@@ -244,6 +112,11 @@ def test_status_tells_an_operator_what_is_going_on() -> None:
             "last_error_at": "2023-11-14T22:58:21+00:00",
             "retry_after_seconds": 7.2,
         },
+        "clients": [
+            {"name": "primary", "state": "active", "last_used": "2023-11-14T22:13:20+00:00", "last_error": None},
+            {"name": "reserve", "state": "standby", "last_used": None, "last_error": None},
+        ],
+        "clock_skew_seconds": 0.0,
         "jwks": {"keys": 2, "fetched_at": "2023-11-14T22:13:20+00:00", "last_error": None},
         "upstream": {"url": "https://thg.nxtlabs.online", "connections": {"idle": 1, "active": 2}},
         "counters": {
@@ -255,9 +128,68 @@ def test_status_tells_an_operator_what_is_going_on() -> None:
             "response_bytes": 0,
             "upstream_connects": {},
         },
+        "errors": [
+            {
+                "code": "upstream_unreachable",
+                "title": "Upstream unreachable",
+                "hint": "No connection to the upstream could be made.",
+                "lately": 0,
+                "total": 2,
+            }
+        ],
         "engine": {"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
-        "recent": [RECENT],
+        "recent": [],
     }
+
+
+def test_status_lists_the_recent_requests() -> None:
+    """Each of the last requests is there with its time split, and without its query (R145, RFC 9110 §17.9)."""
+    known = {"status": 200, "outcome": "ok", "duration": 0.25, "token_wait": 0.1, "connect": 0.05, "ttfb": 0.075}
+    (request,) = ask(Proxy(recent=[served("/v1/a?key=CANARY", **known, bytes_out=7)]), "/status").document["recent"]
+    assert datetime.fromisoformat(request.pop("at")).tzinfo is not None
+    assert request == {
+        "request_id": "",
+        "method": "GET",
+        "path": "/v1/a",
+        "status": 200,
+        "code": "",
+        "outcome": "ok",
+        "duration_ms": 250.0,
+        "token_wait_ms": 100.0,
+        "connect_ms": 50.0,
+        "ttfb_ms": 75.0,
+        "bytes_in": 0,
+        "bytes_out": 7,
+        "replayed": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "proxy, health, codes",
+    [
+        (Proxy(), "ok", []),
+        (Proxy(status=OUTAGE), "degraded", ["token_refresh_failing"]),
+        (Proxy(status=replace(GOOD_TOKEN, verification="off")), "ok", ["token_not_verified"]),
+        (Proxy(settings=Settings(limits=Limits(max_in_flight=0))), "degraded", ["in_flight_limit_near"]),
+        (Proxy(status=replace(OUTAGE, state="stale", usable=False)), "down", ["token_unavailable"]),
+        (Proxy(stopping=True), "down", []),
+    ],
+)
+def test_health_is_for_people(proxy: Proxy, health: str, codes: list[str]) -> None:
+    """What asks for somebody makes an `ok` proxy `degraded`; what stops the traffic makes it `down`."""
+    document = ask(proxy, "/status").document
+    assert (document["health"], [warning["code"] for warning in document["warnings"]]) == (health, codes)
+
+
+def test_every_error_code_is_explained() -> None:
+    """Whatever code the proxy answers with, the status says what it means."""
+    proxy = Proxy()
+    codes = ("internal", "token_unavailable", "bad_request", "upstream_tls", "not_allowed")
+    proxy.metrics.traffic.errors.update(dict.fromkeys(codes, 1))
+    errors = ask(proxy, "/status").document["errors"]
+    assert [error["code"] for error in errors] == list(codes)
+    assert errors[0]["title"] == "Internal error"
+    assert all(error["hint"] for error in errors)
 
 
 def test_status_before_the_first_token() -> None:
@@ -271,29 +203,13 @@ def test_status_before_the_first_token() -> None:
 def test_status_survives_hostile_paths() -> None:
     """Whatever a client asked for, and whatever scope a provider granted, the status is short, plain JSON (R151)."""
     path = "/\udcff\u202e\x1b[2J" + "x" * 40_000
-    proxy = Proxy(status=replace(GOOD_TOKEN, scope="\ud800"), recent=[RECENT | {"path": path}])
+    proxy = Proxy(status=replace(GOOD_TOKEN, scope="\ud800"), recent=[served(path)])
     answer = ask(proxy, "/status")
     assert answer.status == 200
     assert answer.body[:-1].decode("ascii").isprintable()
     (request,) = answer.document["recent"]
     assert request["path"].startswith(r"/\udcff\u202e\x1b[2Jxxx")
     assert len(request["path"]) == 256
-
-
-def test_root_lists_the_paths() -> None:
-    """`GET /` says what the admin port has."""
-    answer = ask(Proxy(), "/")
-    assert answer.status == 200
-    assert re.findall(r"/\w*$", answer.body.decode(), re.MULTILINE) == [
-        "/",
-        "/livez",
-        "/startupz",
-        "/readyz",
-        "/metrics",
-        "/status",
-        "/refresh",
-        "/stop",
-    ]
 
 
 def test_refresh_mints_a_token() -> None:
@@ -371,7 +287,7 @@ def test_unix_socket_and_ipv6_loopback_are_this_machine(peer: object) -> None:
     assert ask_from(peer, Proxy(), "/refresh").status == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/startupz", "/readyz", "/metrics", "/status"])
+@pytest.mark.parametrize("path", ["/", "/dashboard.js", "/livez", "/startupz", "/readyz", "/metrics", "/status"])
 def test_head_is_get_without_the_body(path: str) -> None:
     """HEAD has the status and the header of GET, and no body (RFC 9110 §9.3.2)."""
     answer = ask(Proxy(), path, "HEAD")
@@ -408,7 +324,7 @@ def test_wrong_method_is_told_the_right_one(method: str, path: str, allow: str) 
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example:9090", "127.0.0.1.nip.io", "localh\xf6st", "localhost."]
 )
-@pytest.mark.parametrize("path", ["/", "/status", "/refresh", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/dashboard.css", "/dashboard.js", "/status", "/refresh", "/nowhere"])
 def test_another_host_is_refused(path: str, host: str) -> None:
     """A page that rebinds its name to this machine reaches nothing (R134)."""
     assert is_problem(ask(Proxy(), path, host=host), 421, "host_not_allowed")
@@ -432,7 +348,15 @@ def test_two_hosts_are_refused() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "method, path", [("GET", "/status"), ("POST", "/refresh"), ("POST", "/stop"), ("OPTIONS", "/")]
+    "method, path",
+    [
+        ("GET", "/"),
+        ("GET", "/dashboard.js"),
+        ("GET", "/status"),
+        ("POST", "/refresh"),
+        ("POST", "/stop"),
+        ("OPTIONS", "/"),
+    ],
 )
 def test_a_page_of_another_site_is_refused(method: str, path: str, fields: dict[str, str]) -> None:
     """What a web page asks for is refused, and no CORS header invites it to try again (R135, R136, R137)."""
