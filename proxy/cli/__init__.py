@@ -1,5 +1,8 @@
 """The command `thg-proxy`. Each subcommand is a module, imported only when it is called: `wait` must be fast."""
 
+import io
+import os
+import sys
 from importlib import import_module
 
 import click
@@ -7,7 +10,7 @@ import click
 from proxy import __version__
 from proxy.errors import ProxyError
 
-_COMMANDS = ("run", "demo", "check", "wait")
+_COMMANDS = ("run", "demo", "check", "doctor", "token", "schema", "wait", "stop")
 
 
 class _Commands(click.Group):
@@ -23,6 +26,8 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, context: click.Context) -> object:
+        # Already the import of aiohttp makes a TLS context, which opens the file for the keys of sessions (R150).
+        os.environ.pop("SSLKEYLOGFILE", None)
         try:
             return super().invoke(context)
         except ProxyError as exc:
@@ -32,5 +37,11 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="thg-proxy")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Plain HTTP on loopback in, an OAuth2-protected API with a fresh Bearer token out."""
+    if os.environ.get("NO_COLOR"):
+        context.color = False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What an old code page lacks, such as a tick, is escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -14,6 +14,7 @@ from proxy.settings import leaves
 
 # Free texts in which an operator may put a key of the API, though there are better places for it.
 _MAY_BE_SECRET = ("upstream.headers.set.", "oauth.params.", "policy.require_header.value")
+_USERINFO = re.compile(r"(?<=://)[^@]*@")
 _BARE = re.compile(r"[A-Za-z0-9/][^\s#,{}\[\]\"']*")
 _WORDS = {None: "null", True: "true", False: "false"}
 
@@ -25,7 +26,7 @@ def check(loaded: Loaded, *, show: bool) -> None:
     """Read the configuration offline and name everything that is wrong with it."""
     for line in _effective(loaded) if show else ():
         click.echo(line)
-    click.echo(f"OK: {', '.join(_sources(loaded))}")
+    click.echo(f"OK: {', '.join(sources(loaded))}")
 
 
 def _effective(loaded: Loaded) -> Iterator[str]:
@@ -39,12 +40,13 @@ def _shown(value: object) -> str:
         return f"[{', '.join(map(_shown, value))}]"
     if value is None or isinstance(value, bool):
         return _WORDS[value]
-    if isinstance(value, str) and not _BARE.fullmatch(value):
-        return json.dumps(value)
+    if isinstance(value, str):
+        text = _USERINFO.sub(f"{MASK}@", value)
+        return text if _BARE.fullmatch(text) else json.dumps(text)
     return str(value)
 
 
-def _sources(loaded: Loaded) -> Iterator[str]:
+def sources(loaded: Loaded) -> Iterator[str]:
     yield loaded.origin
     kinds = Counter(origin.partition(" ")[0] for origin in loaded.origins.values())
     for kind, words in (("environment", "from the environment"), ("--set", "from --set")):

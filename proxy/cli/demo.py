@@ -1,7 +1,6 @@
 """`thg-proxy demo`: everything that is needed to try the proxy, on loopback."""
 
 import asyncio
-import os
 import sys
 
 import click
@@ -27,9 +26,8 @@ def _lifetime(_context: click.Context, _parameter: click.Parameter, value: str) 
 
 
 def _say(name: str, text: str) -> None:
-    colour = False if os.environ.get("NO_COLOR") else None
     gap = " " * (_NAME_WIDTH - len(name))
-    click.echo(f"{click.style(name, bold=True)}{gap}{text}" if name else "", color=colour)
+    click.echo(f"{click.style(name, bold=True)}{gap}{text}" if name else "")
 
 
 @click.command("demo")

@@ -12,14 +12,24 @@ from proxy.config import load
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def with_configuration(command: _Command) -> Callable[..., Any]:
-    """Gives a command `-c` and `--set`, and calls it with what they load as `loaded`; notes go to stderr."""
+def with_configuration(command: _Command, *, secrets: bool = True) -> Callable[..., Any]:
+    """Gives a command `-c` and `--set`, and calls it with what they load as `loaded`; notes go to stderr.
 
-    @click.option("-c", "--config", "path", metavar="FILE", help="The configuration; without it, the usual places.")
+    `secrets`: False where a secret that can't be read is the command's affair, and no fault of the configuration.
+    """
+
+    @click.option(
+        "-c",
+        "--config",
+        "path",
+        metavar="FILE",
+        type=click.Path(),
+        help="The configuration; without it, the usual places.",
+    )
     @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="One value; may be given often.")
     @functools.wraps(command)
     def with_loaded(path: str | None, overrides: tuple[str, ...], **others: Any) -> Any:
-        loaded = load(path, overrides, os.environ)
+        loaded = load(path, overrides, os.environ, secrets=secrets)
         for note in loaded.notes:
             click.echo(f"note: {note}", err=True)
         return command(loaded=loaded, **others)

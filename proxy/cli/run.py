@@ -15,4 +15,4 @@ def run(loaded: Loaded) -> None:
     # A bad configuration is answered before the engine is loaded.
     from proxy.run import run as serve  # noqa: PLC0415 - as said
 
-    sys.exit(serve(loaded.settings, origin=loaded.origin))
+    sys.exit(serve(loaded))

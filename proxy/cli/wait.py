@@ -1,13 +1,12 @@
 """`thg-proxy wait`: for an entrypoint, an init step or a HEALTHCHECK."""
 
-import sys
 import time
 from http import HTTPStatus
-from shutil import get_terminal_size
 
 import click
 
 from proxy.cli.admin import NoAnswer, admin_option, ask
+from proxy.cli.terminal import StatusLine
 from proxy.errors import ProxyError
 from proxy.log import one_line
 from proxy.settings import Address, Duration
@@ -33,21 +32,19 @@ class Progress:
     """What is being waited for, on stderr: on a terminal one line that is rewritten, elsewhere one for each change."""
 
     def __init__(self) -> None:
-        self._rewrites = sys.stderr is not None and sys.stderr.isatty()
+        self._line = StatusLine()
         self._began = time.monotonic()
         self._shown = ""
 
     def show(self, reason: str) -> None:
-        if self._rewrites:
-            line = f"waiting {time.monotonic() - self._began:.0f}s: {reason}"
-            click.echo(f"\r\x1b[K{line[: get_terminal_size().columns - 1]}", err=True, nl=False)
+        if self._line.is_shown:
+            self._line.show(f"waiting {time.monotonic() - self._began:.0f}s: {reason}")
         elif reason != self._shown:
             click.echo(f"waiting: {reason}", err=True)
         self._shown = reason
 
     def end(self) -> None:
-        if self._rewrites:
-            click.echo("\r\x1b[K", err=True, nl=False)
+        self._line.clear()
 
 
 @click.command()

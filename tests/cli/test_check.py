@@ -84,6 +84,18 @@ policy: {{require_header: {{name: X-Local, value: {CANARY}}}, allow: [{{path: '/
     assert CANARY not in result.output
 
 
+@pytest.mark.parametrize("url", ["redis://:{}@cache:6379/0", "rediss://{}:{}@cache?ssl_ca_certs=/ca.pem"])
+def test_password_in_a_url(check: Check, url: str) -> None:
+    """--print shows where the token store is, without the user name and the password in its URL (R146)."""
+    store = {
+        "THG_PROXY__OAUTH__STORE": url.format(CANARY, CANARY),
+        "THG_PROXY__OAUTH__TOKEN_URL": "https://idp.example",
+    }
+    result = check("--print", environ=CREDENTIALS | store)
+    assert f"oauth.store: {url.partition('://')[0]}://***@cache" in result.stdout
+    assert CANARY not in result.output
+
+
 def test_secret_as_an_option(check: Check) -> None:
     """There is no option for a secret, and the attempt does not repeat it (R147)."""
     result = check(f"--client-secret={CANARY}")
@@ -95,7 +107,7 @@ def test_help() -> None:
     """--help names every command with what it does."""
     lines = CliRunner().invoke(main, ["--help"]).stdout.splitlines()
     commands = dict(line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :])
-    assert list(commands) == ["run", "demo", "check", "wait"]
+    assert list(commands) == ["run", "demo", "check", "doctor", "token", "schema", "wait", "stop"]
     assert all(commands.values())
 
 

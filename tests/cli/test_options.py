@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from proxy.cli import main
 from proxy.cli.options import with_configuration
 from proxy.config import Loaded
 
+ROOT = Path(__file__).parents[2]
 ENVIRON = {
     "THG_CLIENT_ID": "id",
     "THG_CLIENT_SECRET": "s3cr3t",
@@ -61,3 +63,56 @@ def test_wait_is_light() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "proxy.cli.wait" in loaded
     assert not {"yaml", "aiohttp", "authlib", "uvloop", "proxy.config"}.intersection(loaded)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """The environment of a shell that finds `thg-proxy`."""
+    script = tmp_path / "thg-proxy"
+    script.write_text(f"#!{sys.executable}\nfrom proxy.cli import main\nmain()\n")
+    script.chmod(0o755)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    "shell, typed",
+    [
+        ("bash", {"COMP_WORDS": "thg-proxy sto", "COMP_CWORD": "1"}),
+        ("zsh", {"COMP_WORDS": "thg-proxy sto", "COMP_CWORD": "1"}),
+        ("fish", {"COMP_WORDS": "thg-proxy sto", "COMP_CWORD": "sto"}),
+    ],
+)
+def test_completion(installed: dict[str, str], shell: str, typed: dict[str, str]) -> None:
+    """Each shell is given a script, and then the commands that begin with what is typed."""
+    assert f"_THG_PROXY_COMPLETE={shell}_complete" in complete(installed, f"{shell}_source")
+    answer = complete(installed | typed, f"{shell}_complete")
+    assert "stop" in answer
+    assert "doctor" not in answer
+
+
+def complete(environ: dict[str, str], instruction: str) -> str:
+    environ = environ | {"_THG_PROXY_COMPLETE": instruction}
+    return subprocess.run(["thg-proxy"], env=environ, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("thg-proxy do", ["doctor"]),
+        ("thg-proxy doctor --j", ["--json"]),
+        ("thg-proxy token --", ["--config", "--help", "--raw", "--set"]),
+    ],
+)
+def test_completion_in_bash(installed: dict[str, str], words: str, expected: list[str]) -> None:
+    """The line for ~/.bashrc works in the shell that is here."""
+    typed = words.split()
+    program = f"""
+set -eu
+eval "$(_THG_PROXY_COMPLETE=bash_source thg-proxy)"
+COMP_WORDS=({words}) COMP_CWORD={len(typed) - 1}
+_thg_proxy_completion thg-proxy {typed[-1]} {typed[-2]}
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash", "-c", program], env=installed, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert sorted(done.stdout.split()) == expected
