@@ -1,10 +1,9 @@
 """One event, one line: JSON for machines, aligned columns for a terminal.
 
-Whatever a value holds, it can't end the line, move the cursor or reverse the text (R151). Writing never raises: a full
-disk is no reason to stop serving (R166), so a line that can't be written is counted in `Log.dropped` and forgotten.
+Whatever a value holds, it can't end the line, move the cursor or reverse the text (R151). Logging never raises and
+never waits: neither a full disk nor a reader who has stopped is a reason to stop serving (R166).
 """
 
-import errno
 import json
 import logging
 import os
@@ -12,7 +11,6 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO
@@ -20,6 +18,7 @@ from typing import Literal, TextIO
 import msgspec
 
 from proxy import settings
+from proxy.log_writer import writer_for
 
 Level = Literal["debug", "info", "warning", "error"]
 Style = Literal["json", "console"]
@@ -78,10 +77,25 @@ class Log:
     """Writes events to `stream`. `stream` is None where the process was started with it closed."""
 
     def __init__(self, stream: TextIO | None, level: Level = "info", style: Style = "json") -> None:
-        self.dropped = 0
+        self._stream = stream
+        self._writer = writer_for(stream, self._missing)
+        self._use(level, style)
+
+    def obey(self, config: settings.Log) -> None:
+        """From here on; `auto` is console on a terminal and JSON elsewhere."""
+        style = config.format
+        if style == "auto":
+            style = "console" if _is_terminal(self._stream) else "json"
+        self._use(config.level, style)
+
+    def _use(self, level: Level, style: Style) -> None:
         self._threshold = _SEVERITY[level]
-        self._write = _writer(stream)
-        self._render = _json if style == "json" else _coloured if _wants_colour(stream) else _console
+        self._render = _json if style == "json" else _coloured if _wants_colour(self._stream) else _console
+
+    @property
+    def dropped(self) -> int:
+        """How many lines could not be written."""
+        return self._writer.dropped
 
     def enabled(self, level: Level) -> bool:
         """False when a line of this level would not be written, so that it need not be built."""
@@ -100,22 +114,22 @@ class Log:
         self._emit("error", event, fields)
 
     def _emit(self, level: Level, event: str, fields: dict[str, object]) -> None:
-        if not self.enabled(level):
-            return
+        if self.enabled(level):
+            self._writer.write(self._line(level, event, fields))
+
+    def _line(self, level: Level, event: str, fields: dict[str, object]) -> bytes:
         plain = {name: _scalar(value) for name, value in fields.items()}
-        line = self._render(time.time(), level, one_line(event), plain)
-        try:
-            self._write(line + b"\n")
-        except (OSError, ValueError):  # ValueError: the stream is closed
-            self.dropped += 1
+        return self._render(time.time(), level, one_line(event), plain) + b"\n"
+
+    def _missing(self, count: int) -> bytes:
+        return self._line("warning", "log_lines_dropped", {"count": count}) if self.enabled("warning") else b""
 
 
 def log_for(config: settings.Log, stream: TextIO | None) -> Log:
-    """The log that the configuration asks for; `auto` is console on a terminal and JSON elsewhere."""
-    style = config.format
-    if style == "auto":
-        style = "console" if _is_terminal(stream) else "json"
-    return Log(stream, config.level, style)
+    """The log that the configuration asks for."""
+    log = Log(stream)
+    log.obey(config)
+    return log
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -124,38 +138,6 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 def _wants_colour(stream: TextIO | None) -> bool:
     return _is_terminal(stream) and not os.environ.get("NO_COLOR")
-
-
-def _writer(stream: TextIO | None) -> Callable[[bytes], object]:
-    if stream is None:
-        return _write_nowhere
-    try:
-        stream.fileno()
-    except (OSError, ValueError):
-        return lambda line: stream.write(line.decode())
-    return _File(stream).write
-
-
-class _File:
-    """Writes past Python's buffers, which keep what could not be written."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._torn = False
-
-    def write(self, line: bytes) -> None:
-        # Asked again for each line: the number of a closed file can be a client's socket by now.
-        fd = self._stream.fileno()
-        # A disk that fills up takes half a line, to which the next one must not be glued.
-        rest = b"\n" + line if self._torn else line
-        while rest:
-            written = os.write(fd, rest)
-            rest = rest[written:]
-            self._torn = bool(rest)
-
-
-def _write_nowhere(_line: bytes) -> None:
-    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def capture_standard_logging(log: Log) -> None:

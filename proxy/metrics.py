@@ -6,6 +6,7 @@ scraped: a counter of prometheus_client costs seven times as much, and one reque
 
 import platform
 from bisect import bisect_left
+from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
@@ -60,6 +61,13 @@ class Traffic(Collector):
         self.response_bytes = 0
         self.pool: Callable[[], dict[str, int]] = dict
 
+    def outcomes(self) -> Tally[str]:
+        """Requests that ended, by what came of them."""
+        outcomes: Tally[str] = Tally()
+        for (_, _, outcome), count in self.requests.items():
+            outcomes[outcome] += count
+        return outcomes
+
     def collect(self) -> Iterator[Metric]:
         """The metric families as they are now; called by the registry at each scrape."""
         requests = CounterMetricFamily(
@@ -83,7 +91,7 @@ class Traffic(Collector):
         )
         yield _by_label("thg_proxy_errors", "Answers that this proxy made itself, by code.", "code", self.errors)
         yield _by_label("thg_proxy_upstream_connects", "Attempts to connect to the upstream.", "result", self.connects)
-        yield _by_label("thg_proxy_replays", "Requests sent again with another token.", "result", self.replays)
+        yield _by_label("thg_proxy_replays", "Requests sent again after a 401.", "result", self.replays)
         connections = GaugeMetricFamily(
             "thg_proxy_upstream_connections", "Open connections to the upstream.", labels=("state",)
         )
@@ -92,11 +100,29 @@ class Traffic(Collector):
         yield connections
 
 
+def samples(collector: Collector) -> dict[str, float]:
+    """The values of a collector without labels as they are now, by the names of its samples."""
+    return {sample.name: sample.value for family in collector.collect() for sample in family.samples}
+
+
 def _by_label(name: str, documentation: str, label: str, counts: dict[str, int]) -> Metric:
     family = CounterMetricFamily(name, documentation, labels=(label,))
     for value, count in counts.copy().items():
         family.add_metric((value,), count)
     return family
+
+
+class Total(Collector):
+    """A counter that somebody else keeps: `read` returns its value."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self.read: Callable[[], int] = int
+        self._name = name
+        self._documentation = documentation
+
+    def collect(self) -> Iterator[Metric]:
+        """The value as it is now; called by the registry at each scrape."""
+        yield CounterMetricFamily(self._name, self._documentation, value=self.read())
 
 
 class Metrics:
@@ -137,3 +163,5 @@ class Metrics:
         )
         self.config_reloads = counter("config_reloads", "Reloads of the configuration.", "result")
         self.event_loop_lag = gauge("event_loop_lag_seconds", "How late the event loop last ran a timer.")
+        self.log_lines_dropped = Total("thg_proxy_log_lines_dropped", "Lines of the log that could not be written.")
+        self.registry.register(self.log_lines_dropped)

@@ -1,19 +1,17 @@
 """The log's lines, read as a user or a log collector would read them."""
 
 import asyncio
+import errno
 import io
 import json
 import logging
 import os
 import pty
 import re
-import resource
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -99,14 +97,29 @@ def test_hostile_text_stays_in_its_line(style: Style, value: str | bytes) -> Non
     assert text[:-1].isprintable()
 
 
-@given(st.text(st.characters(), max_size=400) | st.binary(max_size=400))
-def test_any_text_is_one_parseable_line(value: str | bytes) -> None:
-    """Whatever a value is, its line is JSON, and printable when it is read back (R151)."""
-    lines = Lines()
-    lines.log.info("request", path=value)
+TEXT = st.text(st.characters(), max_size=400)
+VALUES = st.one_of(
+    *(TEXT, st.binary(max_size=400), TEXT.map(Secret), TEXT.map(ValueError), st.lists(TEXT | st.binary(), max_size=3)),
+    *(st.none(), st.booleans(), st.integers(-(2**80), 2**80), st.floats()),
+)
+NAMES = st.from_regex(r"[a-z_]{1,20}", fullmatch=True).filter(lambda name: name not in ("time", "level", "event"))
+
+
+@given(style=st.sampled_from(STYLES), event=TEXT, fields=st.dictionaries(NAMES, VALUES, max_size=15))
+def test_any_value_stays_in_its_place(style: Style, event: str, fields: dict[str, object]) -> None:
+    """Whatever an event and its values are: one line, printable, not long, and in JSON all fields are told apart and
+    printable when they are read back (R151).
+    """
+    lines = Lines(style)
+    lines.log.info(event, **fields)
+    assert lines.text.endswith("\n")
     assert lines.text[:-1].isprintable()
-    assert lines.event["path"].isprintable()
-    assert len(lines.event["path"]) <= MAX_TEXT
+    # At most each character of a value is escaped once more.
+    assert len(lines.text) <= (2 * MAX_TEXT + 30) * (len(fields) + 1)
+    if style == "json":
+        assert list(lines.event) == ["time", "level", "event", *fields]
+        texts = [value for value in lines.event.values() if isinstance(value, str)]
+        assert all(text.isprintable() and len(text) <= MAX_TEXT for text in texts)
 
 
 def test_event_name_is_escaped_too() -> None:
@@ -159,106 +172,32 @@ def test_level_decides_what_is_written(level: Level, written: int) -> None:
     assert [lines.log.enabled(each) for each in levels] == [each in levels[-written:] for each in levels]
 
 
-@contextmanager
-def broken_pipe() -> Iterator[TextIO]:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as stream:
-        yield stream
+class Disk(io.StringIO):
+    """A stream that takes nothing while it is full."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
 
 
-@contextmanager
-def full_pipe() -> Iterator[TextIO]:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with os.fdopen(reader), os.fdopen(writer, "w") as stream:
-        with suppress(BlockingIOError):
-            while True:
-                os.write(writer, bytes(4096))
-        yield stream
-
-
-@contextmanager
-def closed_file() -> Iterator[TextIO]:
-    with Path(os.devnull).open("w") as stream:
-        stream.close()
-        yield stream
-
-
-@contextmanager
-def closed_memory() -> Iterator[TextIO]:
-    with io.StringIO() as stream:
-        stream.close()
-        yield stream
-
-
-FULL_DISK = Path("/dev/full")
-
-
-@pytest.mark.parametrize(
-    "opened",
-    [
-        pytest.param(
-            lambda: FULL_DISK.open("w"),
-            id="full disk",
-            marks=pytest.mark.skipif(not FULL_DISK.exists(), reason="/dev/full is Linux's"),
-        ),
-        pytest.param(broken_pipe, id="broken pipe"),
-        pytest.param(full_pipe, id="pipe that nobody empties"),
-        pytest.param(closed_file, id="closed file"),
-        pytest.param(closed_memory, id="closed memory"),
-        pytest.param(nullcontext, id="no stderr at all"),
-    ],
-)
-def test_line_that_cannot_be_written_is_counted(opened: Callable[[], AbstractContextManager[TextIO | None]]) -> None:
-    """A log that can't be written harms nobody: the line is dropped and counted (R166)."""
-    with opened() as stream:
-        log = log_for(settings.Log(), stream)
-        log.info("first")
-        log.error("second")
+@pytest.mark.parametrize("level, told", [("warning", [2]), ("error", [])])
+def test_missing_lines_are_told(level: Level, told: list[int]) -> None:
+    """When lines are written again a warning says how many were not, where warnings are wanted (R166, F47)."""
+    disk = Disk()
+    log = Log(disk, level)
+    log.error("first")
+    log.error("second")
     assert log.dropped == 2
-
-
-def test_log_recovers_when_the_disk_does() -> None:
-    """A dropped line leaves nothing behind that would damage the next one (R166)."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with os.fdopen(reader, "rb", buffering=0) as source, os.fdopen(writer, "w") as stream:
-        log = Log(stream)
-        while not log.dropped:
-            log.info("request")
-        whole = source.read(1 << 20)
-        log.info("after")
-        (last,) = source.read(1 << 20).splitlines()
-    assert all(json.loads(line)["event"] == "request" for line in whole.splitlines())
-    assert json.loads(last)["event"] == "after"
-
-
-def test_line_that_a_full_disk_tore_is_not_continued(tmp_path: Path) -> None:
-    """Half a line that fitted on the disk stays by itself: the next event has its own line (R151, R166)."""
-    path = tmp_path / "log"
-    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with path.open("w") as stream:
-        log = Log(stream)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
-        try:
-            log.info("torn")
-            log.info("lost")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        log.info("whole")
-    torn, whole = path.read_text().splitlines()
-    assert len(torn) == 40
-    assert json.loads(whole)["event"] == "whole"
+    disk.full = False
+    log.error("third")
+    log.error("fourth")
+    lines = [json.loads(line) for line in disk.getvalue().splitlines()]
+    assert [line["event"] for line in lines if line["event"] != "log_lines_dropped"] == ["third", "fourth"]
+    assert [line["count"] for line in lines if line["event"] == "log_lines_dropped"] == told
     assert log.dropped == 2
-
-
-def test_file_is_written_line_by_line(tmp_path: Path) -> None:
-    """A line is in the file when the call returns, not when a buffer is full."""
-    path = tmp_path / "log"
-    with path.open("w") as stream:
-        Log(stream).info("request")
-        assert json.loads(path.read_text())["event"] == "request"
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ CONTRACT = {
     "thg_proxy_client_last_used_timestamp_seconds": {"client"},
     "thg_proxy_config_reloads_total": {"result"},
     "thg_proxy_event_loop_lag_seconds": set(),
+    "thg_proxy_log_lines_dropped_total": set(),
 }
 
 Parser = Callable[[str], Iterable[Metric]]
