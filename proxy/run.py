@@ -4,25 +4,28 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-
-from aiohttp import web
+from typing import NoReturn
 
 from proxy.admin.app import AdminParts, AdminPort
+from proxy.admin.history import History
+from proxy.config import Loaded
+from proxy.engine import Engine, Identity
 from proxy.errors import StartError
-from proxy.idp import Provider
+from proxy.hardening import harden
 from proxy.log import Log, capture_standard_logging, log_for
 from proxy.loop import loop_factory
 from proxy.metrics import Metrics
-from proxy.server import DataPort
+from proxy.reload import Reload
+from proxy.server import DataPort, descriptors
 from proxy.server.listener import Listener
 from proxy.server.serving import Connections, Serving
-from proxy.server.sockets import claim, listen
-from proxy.settings import Address, Settings
+from proxy.server.sockets import listen
+from proxy.settings import Address
 from proxy.tls import server_context
-from proxy.tokens import TokenSource
 from proxy.upstream.pool import UpstreamPool
+from proxy.watch import FileWatch
 
 # How long a stopping proxy leaves idle connections to clients that may be sending on them right now: their next answer
 # says `Connection: close`, which spares them a reset (RFC 9112 §9.6).
@@ -44,59 +47,75 @@ class Stop:
         return self.asked.is_set()
 
 
-def run(settings: Settings, *, origin: str) -> int:
+def run(loaded: Loaded) -> int:
     """Runs the proxy in the foreground until a signal ends it; returns the exit code."""
+    harden()
+    descriptors.raise_limit()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(serve(settings, origin=origin))
+        return runner.run(serve(loaded))
 
 
-async def serve(settings: Settings, *, origin: str, ready: Callable[[], None] | None = None) -> int:
+async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> int:
     """As `run`, on the running loop; `ready` is called once both ports are open.
 
     Raises StartError. The token is fetched in the background: a provider that is down keeps nothing from starting.
     """
+    settings = loaded.settings
     log = log_for(settings.log, sys.stderr)
     capture_standard_logging(log)
     stop = Stop()
     _obey_signals(stop)
     metrics = Metrics()
-    pool = UpstreamPool(settings.upstream, metrics.traffic)
-    metrics.traffic.pool = pool.counts
+    metrics.log_lines_dropped.read = lambda: log.dropped
     async with AsyncExitStack() as parts:
-        provider = Provider(settings.oauth)
-        parts.push_async_callback(provider.close)
-        tokens = TokenSource(settings.oauth, provider, metrics, log)
-        parts.push_async_callback(tokens.stop)
-        parts.callback(pool.close)
-        serving = Serving(settings, tokens=tokens, pool=pool, traffic=metrics.traffic, log=log)
+        identity = Identity(settings.oauth, metrics, log)
+        engine = Engine(settings, identity.tokens, UpstreamPool(settings.upstream, metrics.traffic))
+        serving = Serving(engine, traffic=metrics.traffic, log=log)
+        reload = Reload(loaded.again, serving, identity, metrics=metrics, log=log)
+        parts.push_async_callback(reload.close)
+        parts.callback(lambda: serving.engine.pool.close())
+        metrics.traffic.pool = lambda: serving.engine.pool.counts()
+        history = History(metrics.traffic)
         admin = AdminParts(
             settings=settings,
-            origin=origin,
+            origin=loaded.origin,
             metrics=metrics,
-            token=tokens.status,
-            pool=pool.counts,
-            recent=lambda: [record.fields() for record in reversed(serving.recent)],
+            token=lambda: serving.engine.tokens.status(),
+            pool=lambda: serving.engine.pool.counts(),
+            history=history,
+            recent=lambda: reversed(serving.recent),
             engine={"loop": _loop_name(), "transport": "aiofastnet", "parser": "llhttp"},
             stopping=lambda: bool(stop),
-            refresh=tokens.refresh,
+            refresh=lambda: serving.engine.tokens.refresh(),
             stop=stop.ask,
         )
-        await _open_admin(settings.admin.address, admin, parts)
+        admin_listener = _open_admin(admin, log, parts)
         listener = _open_data_port(serving, log)
         parts.callback(listener.close)
-        tokens.start()
-        lag = asyncio.get_running_loop().create_task(_measure_lag(metrics))
-        parts.callback(lag.cancel)
-        log.info("listening", address=str(settings.listen.address), upstream=settings.upstream.url, config=origin)
+        identity.tokens.start()
+        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded.file, reload)):
+            parts.callback(asyncio.get_running_loop().create_task(work).cancel)
+        log.info(
+            "listening",
+            address=_listed(listener.addresses),
+            admin=_listed(admin_listener.addresses),
+            upstream=settings.upstream.url,
+            config=loaded.origin,
+        )
         if ready is not None:
             ready()
         await stop.asked.wait()
         log.info("stopping", in_flight=metrics.traffic.in_flight)
-        await _unless_hurried(stop, asyncio.sleep(settings.shutdown.delay))
+        shutdown = serving.engine.settings.shutdown
+        await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
         listener.close()
-        await _drain(serving.connections, settings.shutdown.grace, stop)
+        await _drain(serving.connections, shutdown.grace, stop)
         log.info("stopped")
     return 0
+
+
+def _listed(addresses: Iterable[Address]) -> str:
+    return ", ".join(map(str, addresses))
 
 
 def _loop_name() -> str:
@@ -112,26 +131,50 @@ def _obey_signals(stop: Stop) -> None:
             loop.add_signal_handler(number, stop.ask)
 
 
-async def _open_admin(address: Address, admin: AdminParts, parts: AsyncExitStack) -> None:
-    runner = web.ServerRunner(AdminPort(admin), shutdown_timeout=1)
-    await runner.setup()
-    parts.push_async_callback(runner.cleanup)
-    site: web.BaseSite
+async def _obey_changes(file: str | None, reload: Reload) -> NoReturn:
+    """Another configuration is asked for by SIGHUP, or by another content of the file."""
+    asked = asyncio.Event()
+
+    async def changed(_: list[str]) -> None:
+        asked.set()
+
+    if sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    async with asyncio.TaskGroup() as tasks:
+        if file is not None:
+            tasks.create_task(FileWatch([file], changed).run())
+        while True:
+            await asked.wait()
+            asked.clear()
+            await reload.run()
+
+
+def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
+    address, port = admin.settings.admin.address, AdminPort(admin)
     with _named("admin.address", address):
-        if address.path is not None:
-            claim(address.path)
-            site = web.UnixSite(runner, address.path)
-        else:
-            site = web.TCPSite(runner, address.host, address.port)
-        await site.start()
+        # Of a Unix socket's callers, only those of the same user are operators.
+        sockets = listen(address, 0o600)
+    listener = Listener(sockets, port, log, count=lambda: len(port.connections), limit=descriptors.for_admin)
+    parts.push_async_callback(port.close)
+    parts.callback(listener.close)
+    return listener
 
 
 def _open_data_port(serving: Serving, log: Log) -> Listener:
-    config = serving.settings.listen
+    config = serving.engine.settings.listen
     tls = server_context(config.tls, "listen.tls")
     with _named("listen.address", config.address):
         sockets = listen(config.address, int(config.unix_mode, 8))
-    return Listener(sockets, DataPort(serving), serving, tls, log)
+    return Listener(
+        sockets,
+        DataPort(serving),
+        log,
+        count=lambda: serving.connections.count,
+        limit=lambda: descriptors.for_clients(serving.engine.settings.upstream.max_connections),
+        tls=tls,
+        # A client that stalls in the handshake is one that stalls in the head.
+        handshake_timeout=config.header_timeout if tls else None,
+    )
 
 
 @contextmanager

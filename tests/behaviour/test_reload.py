@@ -1,0 +1,206 @@
+"""Another configuration, and another client, under a running proxy."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy.demo.authorization import Client as RegisteredClient
+from proxy.demo.idp import TOKEN_PATH, DemoProvider
+from tests.behaviour.running import Launcher, Proxy, clean_environment, until
+from tests.peers import Upstream, free_port, http_answer, request
+
+
+@dataclass
+class Configured:
+    """A proxy whose whole configuration is in a file."""
+
+    launch: Launcher
+    provider: DemoProvider
+    content: dict[str, Any] = field(default_factory=dict)
+
+    def start(self, upstream: Upstream, **sections: Any) -> Proxy:
+        port, admin_port = free_port(), free_port()
+        self.content = {
+            "listen": {"address": f"127.0.0.1:{port}"},
+            "admin": {"address": f"127.0.0.1:{admin_port}"},
+            "upstream": {"url": upstream.url},
+            "oauth": {"token_url": self.provider.token_url},
+            "log": {"format": "json", "level": "debug"},
+        } | sections
+        file = self.write()
+        log_file = self.launch.directory / "proxy.log"
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "run", "-c", file],
+                stdout=log,
+                stderr=log,
+                cwd=self.launch.directory,
+                env=clean_environment(self.provider),
+            )
+        proxy = Proxy(process, port, admin_port, log_file)
+        self.launch.started.append(proxy)
+        until(lambda: proxy.is_ready, "ready")
+        return proxy
+
+    def write(self) -> str:
+        file = self.launch.directory / "config.yaml"
+        new = file.with_suffix(".new")
+        new.write_text(yaml.safe_dump(self.content))
+        new.replace(file)
+        return str(file)
+
+    def change(self, section: str, **values: Any) -> None:
+        self.content[section] = self.content.get(section, {}) | values
+        self.write()
+
+
+@pytest.fixture
+def configured(launch: Launcher, provider: DemoProvider) -> Configured:
+    return Configured(launch, provider)
+
+
+@pytest.fixture
+def other() -> Iterator[Upstream]:
+    with Upstream(answer=http_answer(200, b"other")) as upstream:
+        yield upstream
+
+
+def reloads(proxy: Proxy, result: str) -> float:
+    return proxy.metric("thg_proxy_config_reloads_total", result=result)
+
+
+def hang_up(proxy: Proxy) -> None:
+    proxy.process.send_signal(signal.SIGHUP)
+
+
+def token_calls(provider: DemoProvider) -> int:
+    return sum(received.path == TOKEN_PATH for received in provider.received)
+
+
+def test_changed_file(configured: Configured, upstream: Upstream, other: Upstream, provider: DemoProvider) -> None:
+    """A changed file is in force without a signal; the client's connection stays, and the token (R165)."""
+    proxy = configured.start(upstream)
+    with proxy.connect() as client:
+        assert client.get().status == 200
+        configured.change("upstream", url=other.url)
+        until(lambda: reloads(proxy, "ok"), "reloaded")
+        assert client.get().body == b"other"
+
+    assert len(upstream.requests) == 1
+    assert token_calls(provider) == 1
+
+
+def test_signal(configured: Configured, upstream: Upstream) -> None:
+    """SIGHUP reads everything again, changed or not."""
+    proxy = configured.start(upstream)
+    for count in (1, 2):
+        hang_up(proxy)
+        until(lambda count=count: reloads(proxy, "ok") == count, "reloaded")  # type: ignore[misc]
+    with proxy.connect() as client:
+        assert client.get().status == 200
+
+
+@pytest.mark.parametrize(
+    "section, values, reason",
+    [
+        ("upstream", {"url": "ftp://example"}, "upstream.url"),
+        ("limits", {"max_in_flight": 0}, "limits.max_in_flight"),
+        ("nonsense", {"key": 1}, "nonsense"),
+        ("oauth", {"tls": {"ca_file": "/nowhere"}}, "oauth.tls.ca_file"),
+    ],
+)
+def test_bad_configuration(
+    configured: Configured, upstream: Upstream, section: str, values: dict[str, Any], reason: str
+) -> None:
+    """What is wrong is named, and nothing of the file counts (R165)."""
+    proxy = configured.start(upstream)
+    configured.change("upstream", headers={"set": {"X-New": "1"}})
+    until(lambda: reloads(proxy, "ok"), "reloaded")
+    configured.content["upstream"]["headers"] = {"set": {"X-Newer": "1"}}
+    configured.change(section, **values)
+    hang_up(proxy)
+    until(lambda: reloads(proxy, "failed"), "refused")
+
+    (line, *_) = proxy.log_lines("reload_failed")
+    assert reason in line["reason"]
+    with proxy.connect() as client:
+        assert client.get().status == 200
+    assert upstream.requests[-1].values(b"x-new") == [b"1"]
+    assert upstream.requests[-1].values(b"x-newer") == []
+
+
+def test_request_in_flight(configured: Configured, upstream: Upstream, other: Upstream) -> None:
+    """A response that has begun comes to its end from where it began."""
+    going_on = threading.Event()
+
+    def slowly(_: object, sock: Any) -> bool:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none")
+        going_on.wait(30)
+        sock.sendall(b"two")
+        return True
+
+    upstream.answer = slowly
+    proxy = configured.start(upstream)
+    with proxy.connect() as client:
+        client.send(request(b"GET", b"/slow"))
+        upstream.wait_for(1)
+        configured.change("upstream", url=other.url)
+        until(lambda: reloads(proxy, "ok"), "reloaded")
+        going_on.set()
+        assert client.response().body == b"onetwo"
+        assert client.get().body == b"other"
+    states = ("idle", "active")
+    until(lambda: sum(proxy.metric("thg_proxy_upstream_connections", state=state) for state in states) == 1, "one left")
+
+
+def test_what_needs_a_restart(configured: Configured, upstream: Upstream) -> None:
+    """A reload that changes the addresses says so, and takes the rest."""
+    proxy = configured.start(upstream)
+    configured.content["limits"] = {"max_body": 3}
+    configured.change("listen", address=f"127.0.0.1:{free_port()}")
+    until(lambda: reloads(proxy, "ok"), "reloaded")
+
+    assert proxy.log_lines("reload_needs_restart")[0]["sections"] == "listen"
+    with proxy.connect() as client:
+        client.send(request(b"POST", b"/", b"Content-Length: 4", body=b"four"))
+        assert client.response().status == 413
+
+
+def test_another_client(configured: Configured, upstream: Upstream, provider: DemoProvider) -> None:
+    """The new client obtains a token before it takes over; one that gets none leaves the old one in use (R100)."""
+    proxy = configured.start(upstream)
+    second = RegisteredClient(client_id="second", client_secret="canary-2")
+    provider.clients[second.client_id] = second
+    configured.change("oauth", clients=[{"name": "new", "client_id": "second", "client_secret": {"literal": "wrong"}}])
+    secret = configured.launch.directory / "secret"
+    secret.write_text("wrong")
+    configured.change("oauth", clients=[{"name": "new", "client_id": "second", "client_secret": {"file": str(secret)}}])
+    until(lambda: reloads(proxy, "failed"), "refused")
+    with proxy.connect() as client:
+        assert client.get().status == 200
+    assert proxy.status()["token"]["client"] == "primary"
+
+    secret.write_text("canary-2")
+    hang_up(proxy)
+    until(lambda: reloads(proxy, "ok"), "reloaded")
+    assert proxy.status()["token"]["client"] == "new"
+    with proxy.connect() as client:
+        assert client.get().status == 200
+    assert upstream.requests[-1].values(b"authorization") == [f"Bearer {provider.tokens[-1]}".encode()]
+
+
+def test_log_level(configured: Configured, upstream: Upstream) -> None:
+    """The log follows the configuration."""
+    proxy = configured.start(upstream, log={"format": "json", "level": "info", "access": "all"})
+    configured.change("log", access="off")
+    until(lambda: reloads(proxy, "ok"), "reloaded")
+    with proxy.connect() as client:
+        assert client.get().status == 200
+    assert proxy.log_lines("request") == []
