@@ -3,14 +3,17 @@
 Threads and blocking sockets only, so that nothing in them shares an event loop, or a library, with what is tested.
 """
 
+import json
 import re
 import socket
 import ssl
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Never, Self
 
 TIMEOUT = 20.0
 STALL = 0.5  # seconds in which a peer that wants to read has read something
@@ -79,6 +82,10 @@ class Upstream:
 
     def __exit__(self, *_: object) -> None:
         self.stop_listening()
+        self.drop_connections()
+
+    def drop_connections(self) -> None:
+        """Closes those that are open, whatever is in flight."""
         for sock in list(self._sockets):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -273,6 +280,124 @@ def request(method: bytes, target: bytes, *fields: bytes, body: bytes = b"", hos
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
+def http_answer(status: int, body: bytes, *fields: bytes) -> bytes:
+    """A response's bytes."""
+    lines = [b"HTTP/1.1 %d Status" % status, *fields, b"Content-Length: %d" % len(body)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def token_answer(access_token: str = "first", **members: object) -> bytes:
+    """What a token endpoint answers (RFC 6749 §5.1); an hour of life, unless `expires_in` says something else."""
+    answer = {"access_token": access_token, "token_type": "bearer", "expires_in": 3600} | members
+    return http_answer(200, json.dumps(answer).encode(), b"Content-Type: application/json")
+
+
+class Minting:
+    """A token endpoint's answers: token-1, token-2 and so on. `moments`: when each was asked for (monotonic)."""
+
+    def __init__(self, **members: object) -> None:
+        self.members = members
+        self.moments: list[float] = []
+
+    def __call__(self, _received: Received, sock: socket.socket) -> bool:
+        self.moments.append(time.monotonic())
+        sock.sendall(token_answer(f"token-{len(self.moments)}", **self.members))
+        return True
+
+
+def reset(_received: Received, sock: socket.socket) -> bool:
+    """An answer that is a reset of the connection."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    return False
+
+
+def mute(_received: Received, sock: socket.socket) -> bool:
+    """No answer; the connection stays open until the client closes it."""
+    sock.recv(1)
+    return False
+
+
+class MuteTls(ssl.SSLContext):
+    """A server that takes what a client sends for a handshake, and says nothing."""
+
+    def wrap_socket(self, sock: socket.socket, *_: Any, **_options: Any) -> Never:
+        while sock.recv(65536):
+            pass
+        raise ConnectionAbortedError
+
+
+class Load:
+    """Steady traffic: a GET, a POST whose body is streamed and a HEAD over and over, each on a connection of its own
+    that is kept, together about a hundred requests a second.
+    """
+
+    PACE = 0.02  # seconds between an answer and the next request
+    REQUESTS = {  # noqa: RUF012 - nobody changes it
+        b"GET": [b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+        b"HEAD": [b"HEAD /a HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+        b"POST": [
+            b"POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"400\r\n" + b"x" * 1024 + b"\r\n",
+            b"400\r\n" + b"y" * 1024 + b"\r\n0\r\n\r\n",
+        ],
+    }
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stopped = threading.Event()
+        self._answered = threading.Condition()
+        self._round = 0
+        self._statuses: dict[int, list[int]] = defaultdict(list)
+        self._workers = [threading.Thread(target=self._work, args=(method,), daemon=True) for method in self.REQUESTS]
+
+    def __enter__(self) -> Self:
+        for worker in self._workers:
+            worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for worker in self._workers:
+            worker.join(TIMEOUT)
+
+    @property
+    def statuses(self) -> set[int]:
+        """Of all answers until now; 0 stands for none."""
+        return {status for statuses in list(self._statuses.values()) for status in statuses}
+
+    @property
+    def count(self) -> int:
+        """Of all answers until now."""
+        return sum(map(len, list(self._statuses.values())))
+
+    def next(self, count: int = 20) -> set[int]:
+        """The statuses of `count` requests at least, all of which are sent from here on."""
+        with self._answered:
+            self._round += 1
+            seen = self._statuses[self._round]
+            assert self._answered.wait_for(lambda: len(seen) >= count, TIMEOUT), f"{len(seen)} answers"
+            return set(seen)
+
+    def _work(self, method: bytes) -> None:
+        while not self._stopped.is_set():
+            with Client(self._port) as client:
+                while not self._stopped.wait(self.PACE) and self._exchange(client, method):
+                    pass
+
+    def _exchange(self, client: Client, method: bytes) -> bool:
+        """One request; False where its connection can't be used for another."""
+        number, response = self._round, None
+        with suppress(OSError, BodyCut, IndexError):
+            for piece in self.REQUESTS[method]:
+                client.send(piece)
+            response = client.response(to_head=method == b"HEAD")
+            status = response.status
+        with self._answered:
+            self._statuses[number].append(status if response else 0)
+            self._answered.notify_all()
+        return response is not None and response.values(b"Connection") != [b"close"]
+
+
 def flood(sock: socket.socket, data: bytes, stalled: threading.Event) -> None:
     """Sends all of `data`, and tells when the peer takes no more of it for a while."""
     pending = memoryview(data)
@@ -283,6 +408,17 @@ def flood(sock: socket.socket, data: bytes, stalled: threading.Event) -> None:
         except TimeoutError:
             stalled.set()
             sock.settimeout(TIMEOUT)
+
+
+@contextmanager
+def blackhole() -> Iterator[int]:
+    """A port that takes no connection and refuses none: nobody accepts, and its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
+        for _ in range(4):
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield int(listener.getsockname()[1])
 
 
 @contextmanager
@@ -316,3 +452,10 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ones."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(sock.getsockname()[1]) for sock in sockets]

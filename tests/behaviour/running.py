@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -17,9 +18,15 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.demo.idp import DemoProvider
-from tests.peers import TIMEOUT, Client, Upstream, free_port
+from tests.behaviour.canaries import leaks
+from tests.peers import TIMEOUT, Client, Load, Upstream, free_ports
 
 T = TypeVar("T")
+
+
+def _port(address: str) -> int:
+    """Of the first address in a list."""
+    return 0 if address.startswith("unix:") else int(address.partition(",")[0].rpartition(":")[2])
 
 
 def until(condition: Callable[[], T], what: str = "") -> T:
@@ -57,6 +64,15 @@ class Proxy:
     admin_port: int
     log_file: Path
     expected_exit: int = 0
+
+    def find_ports(self) -> None:
+        """Waits until it listens; the port of a Unix socket is 0."""
+        (line,) = until(self._listening, "listening")
+        self.port, self.admin_port = (_port(line[key]) for key in ("address", "admin"))
+
+    def _listening(self) -> list[dict[str, Any]]:
+        assert self.process.poll() is None, f"the proxy has ended:\n{self.log}"
+        return self.log_lines("listening")
 
     def connect(self) -> Client:
         return Client(self.port)
@@ -109,13 +125,41 @@ class Proxy:
         return self.log_file.read_text()
 
     def log_lines(self, event: str) -> list[dict[str, Any]]:
-        lines = [msgspec.json.decode(line) for line in self.log.splitlines()]
+        # What is said of the configuration before the start is text.
+        lines = [msgspec.json.decode(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
+
+    @property
+    def descriptors(self) -> int:
+        """How many it has open, without the connections to the upstream that it keeps."""
+        kept = sum(self.metric("thg_proxy_upstream_connections", state=state) for state in ("idle", "active"))
+        return int(self.metric("process_open_fds") - kept)
+
+    @contextmanager
+    def under_load(self) -> Iterator[Load]:
+        """With `Load` on it, which leaves no descriptor open."""
+        before = self.descriptors
+        with Load(self.port) as load:
+            yield load
+        until(lambda: self.descriptors <= before, "descriptors closed")
+
+    @property
+    def output(self) -> str:
+        """All that it has let out, and what it shows now."""
+        pages = []
+        for path in ("/metrics", "/status", "/readyz", "/"):
+            with suppress(OSError):  # it has ended
+                pages.append(self.admin(path)[1].decode())
+        return "\n".join([self.log, *pages])
 
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT + 30)
+
+
+Launch = Callable[..., Proxy]
+"""Starts a proxy with overrides, as a Launcher does, in front of what a fixture has chosen."""
 
 
 @dataclass
@@ -125,6 +169,8 @@ class Launcher:
     directory: Path
     provider: DemoProvider
     started: list[Proxy] = field(default_factory=list)
+    working_directory: Path | None = None  # `directory`, unless it is another one
+    prefix: tuple[str, ...] = ()  # a command that runs the command
 
     def __call__(
         self,
@@ -132,10 +178,13 @@ class Launcher:
         *overrides: str,
         ready: bool = True,
         environment: dict[str, str] | None = None,
+        stderr: int | IO[bytes] | None = None,
     ) -> Proxy:
-        """A proxy with `overrides`, KEY=VALUE; returns once it is ready, or else live."""
-        port, admin_port = free_port(), free_port()
-        log_file = self.directory / f"proxy-{port}.log"
+        """A proxy with `overrides`, KEY=VALUE, that logs to `stderr` or a file; returns once it is ready, or live."""
+        log_file = self.directory / f"proxy-{len(self.started)}.log"
+        # The kernel chooses the ports, and the log tells, unless there may be nothing in it.
+        is_logged = stderr is None and not self.prefix
+        port, admin_port = (0, 0) if is_logged else free_ports(2)
         with log_file.open("wb") as log:
             process = self.spawn(
                 upstream,
@@ -143,10 +192,12 @@ class Launcher:
                 f"admin.address=127.0.0.1:{admin_port}",
                 *overrides,
                 environment=environment,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
             )
         proxy = Proxy(process, port, admin_port, log_file)
         self.started.append(proxy)
+        if is_logged:
+            proxy.find_ports()
         until(lambda: proxy.is_ready if ready else proxy.is_live, "ready" if ready else "live")
         return proxy
 
@@ -157,23 +208,36 @@ class Launcher:
         environment: dict[str, str] | None = None,
         stderr: int | IO[bytes] = subprocess.PIPE,
     ) -> subprocess.Popen[bytes]:
-        """The bare command; who calls it ends it."""
+        """The bare command, on ports that the kernel chooses; who calls it ends it."""
         settings = [
+            "listen.address=127.0.0.1:0",
+            "admin.address=127.0.0.1:0",
             f"upstream.url={upstream if isinstance(upstream, str) else upstream.url}",
             f"oauth.token_url={self.provider.token_url}",
             "log.format=json",
+            "log.level=debug",
             *overrides,
         ]
         return subprocess.Popen(
-            [sys.executable, "-m", "proxy", "run", *(part for item in settings for part in ("--set", item))],
+            [
+                *self.prefix,
+                sys.executable,
+                "-m",
+                "proxy",
+                "run",
+                *(part for item in settings for part in ("--set", item)),
+            ],
+            stdout=stderr,
             stderr=stderr,
-            cwd=self.directory,
+            cwd=self.working_directory or self.directory,
             env=clean_environment(self.provider) | (environment or {}),
         )
 
     def close(self) -> None:
-        for proxy in self.started:
-            code = proxy.stop()
+        outputs = [proxy.output for proxy in self.started]
+        codes = [proxy.stop() for proxy in self.started]
+        for proxy, output, code in zip(self.started, outputs, codes, strict=True):
+            assert not leaks(output + proxy.log, self.provider), proxy.log
             assert code == proxy.expected_exit, proxy.log
             assert "Traceback" not in proxy.log, proxy.log
             assert "unexpected_error" not in proxy.log, proxy.log

@@ -1,10 +1,14 @@
 """The token reaches the configured origin and nothing else."""
 
+import socket
+
 import pytest
 
+from proxy.core.lifecycle import MIN_INTERVAL
 from proxy.demo.certificates import CertificateAuthority
-from tests.behaviour.running import Launcher, Proxy
-from tests.peers import Upstream, request, trap
+from proxy.demo.idp import DemoProvider
+from tests.behaviour.running import Launcher, Proxy, until
+from tests.peers import Received, Upstream, http_answer, request, trap
 
 
 def test_double_slash_is_a_path(proxy: Proxy, upstream: Upstream) -> None:
@@ -122,3 +126,37 @@ def test_environment_does_not_reroute(launch: Launcher, upstream: Upstream) -> N
         with proxy.connect() as client:
             assert client.get().status == 200
         assert elsewhere.hits == 0
+
+
+def test_the_token_goes_to_the_api_alone(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:
+    """Fetched, verified, refused, replaced, echoed or redirected: nobody but the API gets to see a token (R68)."""
+
+    def answer(received: Received, sock: socket.socket) -> bool:
+        token = received.values(b"Authorization")[0]
+        if token.decode().endswith(provider.tokens[0]):
+            sock.sendall(http_answer(401, b"", b"WWW-Authenticate: Bearer"))
+        else:
+            sock.sendall(http_answer(307, b"", b"X-Echo: " + token, b"Location: http://127.0.0.1:%d/" % elsewhere.port))
+        return True
+
+    with trap() as elsewhere:
+        upstream.answer = answer
+        proxy = launch(
+            upstream,
+            f"oauth.jwks_url={provider.jwks_url}",
+            f"oauth.refresh.min_interval={MIN_INTERVAL}",
+            "log.access=all",
+        )
+        until(lambda: proxy.token_age > MIN_INTERVAL)
+        with proxy.connect() as client:
+            response = client.get()
+        until(lambda: proxy.token_age > MIN_INTERVAL)
+        assert proxy.admin("/refresh", "POST")[0] == 200
+        assert elsewhere.hits == 0
+
+    assert response.status == 307
+    assert len(upstream.requests) == 2
+    assert len(provider.tokens) == 3
+    asked = "".join(f"{one.path}{one.query}{dict(one.headers)}{one.body!r}" for one in provider.received)
+    shown = response.head.decode() + proxy.output
+    assert not [token for token in provider.tokens if token in asked + shown]

@@ -126,7 +126,7 @@ def test_stop_before_the_first_token(launch: Launcher, upstream: Upstream, provi
 
 def test_port_in_use(launch: Launcher, proxy: Proxy, upstream: Upstream) -> None:
     """A port that is taken is one clear sentence and exit code 1 (R165)."""
-    process = launch.spawn(upstream, f"listen.address=127.0.0.1:{proxy.port}", f"admin.address=127.0.0.1:{free_port()}")
+    process = launch.spawn(upstream, f"listen.address=127.0.0.1:{proxy.port}")
     _, errors = process.communicate(timeout=TIMEOUT)
 
     assert process.returncode == 1
@@ -157,18 +157,18 @@ def test_bad_configuration(launch: Launcher, upstream: Upstream, override: str, 
 
 def test_no_file_needed(launch: Launcher, provider: DemoProvider, upstream: Upstream, tmp_path: Path) -> None:
     """Token URL, id and secret in the environment are enough."""
-    port, admin_port = free_port(), free_port()
     environment = clean_environment(provider) | {
         "THG_PROXY__OAUTH__TOKEN_URL": provider.token_url,
         "THG_PROXY__UPSTREAM__URL": upstream.url,
-        "THG_PROXY__LISTEN__ADDRESS": f"127.0.0.1:{port}",
-        "THG_PROXY__ADMIN__ADDRESS": f"127.0.0.1:{admin_port}",
+        "THG_PROXY__LISTEN__ADDRESS": "127.0.0.1:0",
+        "THG_PROXY__ADMIN__ADDRESS": "127.0.0.1:0",
     }
     log_file = tmp_path / "log"
     with log_file.open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "proxy", "run"], env=environment, cwd=tmp_path, stderr=log)
-    proxy = Proxy(process, port, admin_port, log_file)
+    proxy = Proxy(process, 0, 0, log_file)
     launch.started.append(proxy)
+    proxy.find_ports()
     until(lambda: proxy.is_ready)
     with proxy.connect() as client:
         assert client.get().status == 200

@@ -1,0 +1,91 @@
+"""A process in odd surroundings, and one that is killed and started again."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from tests.behaviour.running import Launch, Launcher, Proxy, until
+from tests.peers import TIMEOUT, Minting, Upstream, http_answer, mute, token_answer
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kathmandu", ":/nowhere"])
+def test_surroundings(
+    launch: Launcher, launch_with: Launch, issuer: Upstream, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """No home, nowhere to write, the C locale and an odd time zone: everything works, dates are those of HTTP (F51)."""
+    in_nine_minutes = format_datetime(datetime.now(UTC) + timedelta(minutes=9), usegmt=True)
+    issuer.answer = http_answer(429, b"", b"Retry-After: " + in_nine_minutes.encode())
+    monkeypatch.delenv("HOME", raising=False)
+    launch.working_directory = Path("/proc")
+    proxy = launch_with(
+        "oauth.refresh.backoff={initial: 500ms, max: 500ms}",
+        ready=False,
+        environment={"TMPDIR": "/proc", "LC_ALL": "C", "TZ": zone},
+    )
+    until(lambda: proxy.status()["token"]["last_error"])
+    assert 300 < proxy.status()["token"]["retry_after_seconds"] <= 540
+    issuer.answer = token_answer("first")
+    proxy.admin("/refresh", "POST")
+    until(lambda: proxy.is_ready)
+    with proxy.under_load() as load:
+        load.next()
+
+    assert load.statuses == {200}
+    (line,) = proxy.log_lines("token_obtained")
+    assert abs(datetime.fromisoformat(line["time"]).timestamp() - time.time()) < 60
+    assert abs(datetime.fromisoformat(proxy.status()["token"]["issued_at"]).timestamp() - time.time()) < 60
+
+
+def kill(proxy: Proxy) -> None:
+    """As the kernel does where memory is short."""
+    proxy.process.kill()
+    proxy.expected_exit = proxy.process.wait(TIMEOUT)
+
+
+def test_killed(launch_with: Launch, issuer: Upstream, upstream: Upstream, tmp_path: Path) -> None:
+    """A process that is killed and started again, however often, goes on with the token in the store (F52)."""
+    issuer.answer = Minting()
+    for _ in range(3):
+        proxy = launch_with(f"oauth.store=file:{tmp_path / 'token'}")
+        with proxy.under_load() as load:
+            assert load.next() == {200}
+        kill(proxy)
+
+    assert len(issuer.requests) == 1
+    assert {received.values(b"Authorization")[0] for received in upstream.requests} == {b"Bearer token-1"}
+
+
+def test_killed_without_a_token(launch_with: Launch, issuer: Upstream, upstream: Upstream, tmp_path: Path) -> None:
+    """A process that is killed and started again asks its provider no more often than one that lives on (F52)."""
+    issuer.answer = http_answer(500, b"")
+    for _ in range(3):
+        proxy = launch_with(
+            f"oauth.store=file:{tmp_path / 'token'}",
+            "oauth.refresh.min_interval=1h",
+            "oauth.refresh.wait=100ms",
+            ready=False,
+        )
+        until(lambda: issuer.requests)
+        with proxy.connect() as client:
+            assert client.get().status == 503
+        kill(proxy)
+
+    assert (len(issuer.requests), upstream.requests) == (1, [])
+
+
+def test_killed_while_it_asks(launch_with: Launch, issuer: Upstream, tmp_path: Path) -> None:
+    """What dies in the middle of a token request leaves no lock that keeps its successor from a token (F52)."""
+    issuer.answer = mute
+    store = f"oauth.store=file:{tmp_path / 'token'}"
+    proxy = launch_with(store, ready=False)
+    until(lambda: issuer.requests)
+    kill(proxy)
+    issuer.answer = token_answer("first")
+    successor = launch_with(store, "oauth.refresh.min_interval=1s")
+    with successor.under_load() as load:
+        assert load.next() == {200}
+
+    assert len(issuer.requests) == 2
