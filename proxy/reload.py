@@ -71,10 +71,11 @@ class Reload:
     async def _identity_for(self, oauth: OAuth) -> Identity:
         """The one there is, if it is still the right one; else a new one that has proved to work.
 
-        Raises Unavailable where there is a token to lose and no new one comes.
+        Certificates can be others in files of the same name. Raises Unavailable where there is a token to lose and no
+        new one comes.
         """
         current = self._serving.engine
-        if oauth == current.settings.oauth:
+        if oauth == current.settings.oauth and not oauth.tls.files:
             current.tokens.reconsider()
             return self._identity
         identity = Identity(oauth, self._metrics, self._log)

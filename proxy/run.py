@@ -93,7 +93,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         listener = _open_data_port(serving, log)
         parts.callback(listener.close)
         identity.tokens.start()
-        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded.file, reload)):
+        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded, reload)):
             parts.callback(asyncio.get_running_loop().create_task(work).cancel)
         log.info(
             "listening",
@@ -131,8 +131,8 @@ def _obey_signals(stop: Stop) -> None:
             loop.add_signal_handler(number, stop.ask)
 
 
-async def _obey_changes(file: str | None, reload: Reload) -> NoReturn:
-    """Another configuration is asked for by SIGHUP, or by another content of the file."""
+async def _obey_changes(loaded: Loaded, reload: Reload) -> NoReturn:
+    """A reload is asked for by SIGHUP, and by another content of the configuration's file or of a certificate's."""
     asked = asyncio.Event()
 
     async def changed(_: list[str]) -> None:
@@ -140,9 +140,9 @@ async def _obey_changes(file: str | None, reload: Reload) -> NoReturn:
 
     if sys.platform != "win32":
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    files = [*filter(None, [loaded.file]), *loaded.settings.upstream.tls.files, *loaded.settings.oauth.tls.files]
     async with asyncio.TaskGroup() as tasks:
-        if file is not None:
-            tasks.create_task(FileWatch([file], changed).run())
+        tasks.create_task(FileWatch(files, changed).run())
         while True:
             await asked.wait()
             asked.clear()

@@ -126,6 +126,10 @@ class ClientTls(_Section, frozen=True):
     cert_file: str | None = None
     key_file: str | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.ca_file, self.cert_file, self.key_file)))
+
 
 class UpstreamTls(ClientTls, frozen=True):
     server_name: str | None = None

@@ -1,5 +1,6 @@
 """Another configuration, and another client, under a running proxy."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import pytest
 import yaml
 
 from proxy.demo.authorization import Client as RegisteredClient
+from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import TOKEN_PATH, DemoProvider
 from tests.behaviour.running import Launcher, Proxy, clean_environment, until
-from tests.peers import Upstream, free_port, http_answer, request
+from tests.mutual import asking_for_certificates
+from tests.peers import OK, Upstream, free_port, http_answer, request
 
 
 @dataclass
@@ -25,12 +28,12 @@ class Configured:
     provider: DemoProvider
     content: dict[str, Any] = field(default_factory=dict)
 
-    def start(self, upstream: Upstream, **sections: Any) -> Proxy:
+    def start(self, to: Upstream, **sections: Any) -> Proxy:
         port, admin_port = free_port(), free_port()
         self.content = {
             "listen": {"address": f"127.0.0.1:{port}"},
             "admin": {"address": f"127.0.0.1:{admin_port}"},
-            "upstream": {"url": upstream.url},
+            "upstream": {"url": to.url},
             "oauth": {"token_url": self.provider.token_url},
             "log": {"format": "json", "level": "debug"},
         } | sections
@@ -204,3 +207,36 @@ def test_log_level(configured: Configured, upstream: Upstream) -> None:
     with proxy.connect() as client:
         assert client.get().status == 200
     assert proxy.log_lines("request") == []
+
+
+def test_renewed_certificates(configured: Configured, provider: DemoProvider, authority: CertificateAuthority) -> None:
+    """The client certificate for the API is renewed in its files: no request fails, new connections show it (R104)."""
+    shown = []
+
+    def answer(_: object, sock: Any) -> bool:
+        shown.append(dict(part for rdn in sock.getpeercert()["subject"] for part in rdn)["commonName"])
+        sock.sendall(OK)
+        return True
+
+    context = asking_for_certificates(authority, "localhost")
+    directory = configured.launch.directory
+    names = {"cert_file": directory / "client.pem", "key_file": directory / "client.key"}
+
+    def install(name: str) -> None:
+        issued = authority.issue(name)
+        for kind, file in names.items():
+            shutil.copy(getattr(issued, kind), file.with_suffix(".new"))
+            file.with_suffix(".new").replace(file)
+
+    install("old")
+    tls = {"ca_file": str(authority.ca_file)} | {kind: str(file) for kind, file in names.items()}
+    with Upstream(answer=answer, tls=context) as upstream:
+        proxy = configured.start(upstream, upstream={"url": upstream.url, "tls": tls})
+        with proxy.connect() as client:
+            assert client.get().status == 200
+            install("new")
+            until(lambda: client.get().status == 200 and shown[-1] == "new", "renewed")
+
+    assert set(shown) == {"old", "new"}
+    assert proxy.metric("thg_proxy_errors_total", code="upstream_tls") == 0
+    assert token_calls(provider) == 1
