@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: .venv/run
 	$(BIN)/thg-proxy demo
 
+# Most tests wait for other processes.
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
