@@ -64,4 +64,5 @@ def loop_factory() -> asyncio.AbstractEventLoop:
 
         return uvloop.new_event_loop()
     else:
-        return asyncio.new_event_loop()
+        # That of the proactor, the default, tells nobody that a socket is ready.
+        return asyncio.SelectorEventLoop()

@@ -108,8 +108,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         log.info("stopping", in_flight=metrics.traffic.in_flight)
         shutdown = serving.engine.settings.shutdown
         await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
-        listener.close()
-        await _drain(serving.connections, shutdown.grace, stop)
+        await _drain(listener, serving.connections, shutdown.grace, stop)
         log.info("stopped")
     return 0
 
@@ -186,13 +185,19 @@ def _named(key: str, address: Address) -> Iterator[None]:
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
 
 
-async def _drain(connections: Connections, grace: float, stop: Stop) -> None:
+async def _drain(listener: Listener, connections: Connections, grace: float, stop: Stop) -> None:
     """Lets every request in flight end, for `grace` seconds; tunnels end with the last of them."""
+
+    async def all_gone() -> None:
+        await listener.settled()
+        await connections.wait_empty()
+
     connections.drain()
+    listener.close()
     idle_grace = min(IDLE_GRACE, grace)
-    await _unless_hurried(stop, _within(idle_grace, connections.wait_empty()))
+    await _unless_hurried(stop, _within(idle_grace, all_gone()))
     connections.close_idle()
-    await _unless_hurried(stop, _within(grace - idle_grace, connections.wait_empty()))
+    await _unless_hurried(stop, _within(grace - idle_grace, all_gone()))
     connections.abort()
 
 

@@ -43,36 +43,57 @@ class Listener:
         self._handshake_timeout = handshake_timeout
         self._quiet_until = -inf
         self._opening: set[asyncio.Task[None]] = set()
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._sockets = list(sockets)
         self.addresses = [address_of(listening) for listening in sockets]
-        self._accepting = [self._loop.create_task(self._accept(listening)) for listening in sockets]
+        for listening in sockets:
+            listening.settimeout(0)
+            self._watch(listening)
 
     def close(self) -> None:
-        """Takes no more connections; those that have been made stay."""
-        for task in (*self._accepting, *self._opening):
-            task.cancel()
-
-    async def _accept(self, listening: socket.socket) -> None:
-        listening.settimeout(0)
-        try:
-            while True:
-                if len(self._opening) + self._count() >= self._limit():
-                    await self._pause(listening, "there are as many connections as there may be")
-                    continue
-                try:
-                    accepted, _ = await self._loop.sock_accept(listening)
-                except OSError as exc:
-                    await self._pause(listening, exc.strerror)
-                    continue
-                self._open(accepted)
-        finally:
+        """Takes the connections that the kernel has made by now, and no more; those that have been taken stay."""
+        for pause in self._pauses.values():
+            pause.cancel()
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+            # What is left in the queue would be reset, with the request that its client may have sent already.
+            self._take(listening)
             close(listening)
+        self._sockets.clear()
 
-    async def _pause(self, listening: socket.socket, reason: str | None) -> None:
+    async def settled(self) -> None:
+        """Returns when each connection that was taken is open, or has failed."""
+        if self._opening:
+            await asyncio.wait(self._opening)
+
+    def _watch(self, listening: socket.socket) -> None:
+        self._loop.add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        reason = self._take(listening)
+        if reason is not None:
+            self._loop.remove_reader(listening)
+            self._report(listening, reason)
+            self._pauses[listening] = self._loop.call_later(_RETRY, self._watch, listening)
+
+    def _take(self, listening: socket.socket) -> str | None:
+        """All that the kernel has made; why no more than that can be had for a while, if so."""
+        try:
+            while len(self._opening) + self._count() < self._limit():
+                accepted, _ = listening.accept()
+                accepted.settimeout(0)
+                self._open(accepted)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            return exc.strerror or type(exc).__name__
+        return "there are as many connections as there may be"
+
+    def _report(self, listening: socket.socket, reason: str) -> None:
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + _QUIET
             address = address_of(listening)
             self._log.warning("accept_paused", address=address, reason=reason, connections=self._count())
-        await asyncio.sleep(_RETRY)
 
     def _open(self, accepted: socket.socket) -> None:
         task = self._loop.create_task(self._connect(accepted))

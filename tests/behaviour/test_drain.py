@@ -122,8 +122,8 @@ class Callers:
 def test_no_request_is_lost(launch: Launcher, upstream: Upstream, number: signal.Signals) -> None:
     """At 200 requests a second a stop costs none of them its answer (R162, F44).
 
-    Kept connections go on until the listener has closed. New ones end before that: one that is made while the listener
-    closes can be reset.
+    Kept connections go on until the listener has closed. New ones end before that: TCP has no way to close a listener
+    without a reset for whoever connects in that very moment. Those in its queue by then are taken (test_listener.py).
     """
     proxy = launch(upstream, "shutdown.delay=2s")
     callers = Callers(proxy.port)

@@ -158,10 +158,24 @@ def test_close() -> None:
         caller = await scene.connect()
         assert await caller.is_served()
         scene.listener.close()
-        await asyncio.wait(scene.listener._accepting)
         with pytest.raises(ConnectionRefusedError):
             await scene.connect()
         assert scene.connections.count == 1
         await caller.leave()
+
+    play(story)
+
+
+def test_who_has_connected_before_the_end_is_taken() -> None:
+    """A connection that the kernel has made is one that a client may have sent on already (R162)."""
+
+    async def story(scene: Scene) -> None:
+        with socket.create_connection(scene.address, TIMEOUT) as caller:
+            scene.listener.close()
+            await scene.listener.settled()
+            assert scene.connections.count == 1
+            loop = asyncio.get_running_loop()
+            caller.settimeout(0)
+            assert await loop.sock_recv(caller, 5) == b"hello"
 
     play(story)
