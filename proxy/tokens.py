@@ -269,7 +269,9 @@ class TokenSource:
         while True:
             await asyncio.sleep(max(MIN_INTERVAL, self._oauth.verify.jwks_max_age))
             token = self._token
-            if token is not None and await self._vetting.is_withdrawn(token.response):
+            if token is None or not token.lease.is_usable(read(self._clock)):
+                continue
+            if await self._vetting.is_withdrawn(token.response):
                 self._log.warning("signing_key_withdrawn", generation=token.credential.generation)
                 now = read(self._clock)
                 self._apply(self._life.key_vanished(now), now)

@@ -53,7 +53,6 @@ class Verifier:
         self._asked_at = -inf
         self._error: str | None = None
         self._warned: str | None = None
-        self._vouched: TokenResponse | None = None
 
     def status(self) -> JwksStatus:
         fetched_at = self._fetched.wall if self._keys.keys else None
@@ -89,9 +88,7 @@ class Verifier:
             self._warned = exc.detail
 
     async def is_withdrawn(self, response: TokenResponse) -> bool:
-        """Fetches the key set: has it vouched for the token, and does no longer?"""
-        if response is not self._vouched:
-            return False
+        """Fetches the key set: does it no longer vouch for the token, for which an earlier one did?"""
         await self._fetch()
         try:
             self._check_now(response)
@@ -102,7 +99,6 @@ class Verifier:
     def _check_now(self, response: TokenResponse) -> None:
         now = self._clock.time() + response.clock_skew
         verify(response.access_token.reveal(), self._keys, self._expected, now)
-        self._vouched = response
 
     def _delays(self) -> Iterator[float]:
         """Seconds to wait before each new fetch of the key set: none before the first, if the last is long ago."""

@@ -57,8 +57,11 @@ class Vetting:
             raise BadJwt("The token is over when it arrives.")
 
     async def is_withdrawn(self, response: TokenResponse) -> bool:
-        """Has the key of this token, which was verified, left the set that the provider publishes?"""
-        return self._verifier is not None and await self._verifier.is_withdrawn(response)
+        """Has the key of this token, which was approved, left the set that the provider publishes?
+
+        Where a token need not be verified, nobody knows whether its key was ever in it.
+        """
+        return self.mode == "require" and await self._verifying().is_withdrawn(response)
 
     def _verifying(self) -> "Verifier":
         if self._verifier is None:

@@ -21,7 +21,7 @@ from proxy.metrics import Metrics
 from proxy.settings import Client, Duration, OAuth, Refresh, Verify
 from proxy.stores.memory import MemoryStore
 from proxy.tokens import TokenSource
-from tests.token_stage import CLIENTS, DAY, EPOCH, REJECTED, TRANSIENT, Stage, failure, literal, token
+from tests.token_stage import CLIENTS, DAY, EPOCH, REJECTED, TRANSIENT, TWO, Stage, failure, literal, token
 
 
 def sent(credential: Credential | None) -> tuple[bytes, int] | None:
@@ -758,6 +758,23 @@ def test_withdrawn_key() -> None:
     stage.run(play)
 
     assert ("warning", "signing_key_withdrawn") in stage.events
+
+
+def test_withdrawn_key_beside_a_standby_client() -> None:
+    """That another token has been verified meanwhile changes nothing (R112)."""
+
+    async def play(stage: Stage) -> None:
+        stage.source.start()
+        await stage.until(0.15)
+        stage.provider.answer = lasting()
+        await stage.until(600)
+        assert len(stage.provider.asked) == 2
+        stage.provider.keys = published(NEXT)
+        stage.provider.answer = lasting(NEXT)
+        await stage.until(902)
+        assert stage.source.status().generation == 2
+
+    Stage(lasting(), published(KEY), OAuth(clients=TWO.clients, verify=VERIFIED.verify)).run(play)
 
 
 def test_key_set_that_can_not_be_fetched_withdraws_nothing() -> None:
