@@ -77,7 +77,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         metrics.traffic.pool = lambda: serving.engine.pool.counts()
         history = History(metrics.traffic)
         admin = AdminParts(
-            settings=settings,
+            settings=lambda: serving.engine.settings,
             origin=loaded.origin,
             metrics=metrics,
             token=lambda: serving.engine.tokens.status(),
@@ -149,7 +149,7 @@ async def _obey_changes(loaded: Loaded, reload: Reload) -> NoReturn:
 
 
 def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
-    address, port = admin.settings.admin.address, AdminPort(admin)
+    address, port = admin.settings().admin.address, AdminPort(admin)
     with _named("admin.address", address):
         # Of a Unix socket's callers, only those of the same user are operators.
         sockets = listen(address, 0o600)

@@ -81,12 +81,12 @@ class _Route(NamedTuple):
 class AdminParts:
     """What the admin port shows and sets in motion.
 
-    `origin`: where the configuration came from. `engine`: names of event loop, transport and parser. `pool`: open
+    `settings`: those in force, of which a reload makes others. `origin`: where the configuration came from. `engine`: names of event loop, transport and parser. `pool`: open
     connections to the upstream by state. `recent`: the last requests, newest first. `refresh`: True when a new
     token was obtained.
     """
 
-    settings: Settings
+    settings: Callable[[], Settings]
     origin: str
     metrics: Metrics
     history: History
@@ -106,7 +106,6 @@ class AdminPort(web.Server):
         super().__init__(self._answer)
         self._parts = parts
         self._started = monotonic()
-        self._allowed_hosts = host_names(parts.settings.policy.allowed_hosts)
         self._process = ProcessCollector(registry=None)
         self._routes = {
             "/livez": _Route(_READ, self._livez),
@@ -117,7 +116,7 @@ class AdminPort(web.Server):
             "/refresh": _Route(_ACT, self._refresh),
             "/stop": _Route(_ACT, self._stop),
         }
-        if parts.settings.admin.dashboard:
+        if parts.settings().admin.dashboard:
             self._routes |= {path: _Route(_READ, partial(_file, file)) for path, file in dashboard().items()}
 
     def __call__(self) -> web.RequestHandler:
@@ -149,7 +148,8 @@ class AdminPort(web.Server):
     def _check_caller(self, request: web.BaseRequest) -> None:
         # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
         host = request.headers.get("Host")
-        if host is not None and not host_allowed(host.encode(errors="surrogateescape"), self._allowed_hosts):
+        allowed = host_names(self._parts.settings().policy.allowed_hosts)
+        if host is not None and not host_allowed(host.encode(errors="surrogateescape"), allowed):
             raise HostNotAllowed
         if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") not in _OWN_PAGES:
             raise BrowserRefused("A web page made the request, and the admin port refuses these.")
@@ -200,7 +200,7 @@ class AdminPort(web.Server):
                 "clients": clients_view(token.clients),
                 "clock_skew_seconds": facts.clock_skew,
                 "jwks": jwks_view(token.jwks),
-                "upstream": {"url": parts.settings.upstream.url, "connections": parts.pool()},
+                "upstream": {"url": parts.settings().upstream.url, "connections": parts.pool()},
                 "counters": counters(traffic),
                 "limits": {
                     "in_flight": facts.in_flight._asdict(),
@@ -219,7 +219,7 @@ class AdminPort(web.Server):
         return Facts(
             token=token,
             clock_skew=samples(parts.metrics.clock_skew)["thg_proxy_clock_skew_seconds"],
-            in_flight=Use(parts.metrics.traffic.in_flight, parts.settings.limits.max_in_flight),
+            in_flight=Use(parts.metrics.traffic.in_flight, parts.settings().limits.max_in_flight),
             descriptors=self._descriptors(),
             requests=requests,
             failures=failures,
@@ -242,7 +242,7 @@ class AdminPort(web.Server):
 
     async def _stop(self, request: web.BaseRequest) -> web.Response:
         _require_loopback(request)
-        if not self._parts.settings.admin.allow_stop:
+        if not self._parts.settings().admin.allow_stop:
             raise NotAllowed("This needs `allow_stop: true` in the section `admin` of the configuration.")
         self._parts.stop()
         return _json({"status": "stopping"}, status=202)

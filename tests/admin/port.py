@@ -93,7 +93,7 @@ class Proxy:
 
     def parts(self) -> AdminParts:
         return AdminParts(
-            settings=self.settings,
+            settings=lambda: self.settings,
             origin="/etc/thg-proxy/config.yaml",
             metrics=self.metrics,
             history=History(self.metrics.traffic),

@@ -17,7 +17,7 @@ from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import TOKEN_PATH, DemoProvider
 from tests.behaviour.running import Launcher, Proxy, clean_environment, until
 from tests.mutual import asking_for_certificates
-from tests.peers import OK, Upstream, free_port, http_answer, request
+from tests.peers import OK, Client, Upstream, free_port, http_answer, request
 
 
 @dataclass
@@ -96,6 +96,7 @@ def test_changed_file(configured: Configured, upstream: Upstream, other: Upstrea
         until(lambda: reloads(proxy, "ok"), "reloaded")
         assert client.get().body == b"other"
 
+    assert proxy.status()["upstream"]["url"] == other.url
     assert len(upstream.requests) == 1
     assert token_calls(provider) == 1
 
@@ -197,6 +198,21 @@ def test_another_client(configured: Configured, upstream: Upstream, provider: De
     with proxy.connect() as client:
         assert client.get().status == 200
     assert upstream.requests[-1].values(b"authorization") == [f"Bearer {provider.tokens[-1]}".encode()]
+
+
+def test_admin_port(configured: Configured, upstream: Upstream) -> None:
+    """The admin port shows, and goes by, the configuration that is in force (R134)."""
+    proxy = configured.start(upstream)
+    named = request(b"GET", b"/status", host=b"thg.example")
+    configured.content["limits"] = {"max_in_flight": 7}
+    with Client(proxy.admin_port) as client:
+        client.send(named)
+        assert client.response().status == 421
+        configured.change("policy", allowed_hosts=["localhost", "127.0.0.1", "thg.example"])
+        until(lambda: reloads(proxy, "ok"), "reloaded")
+        client.send(named)
+        assert client.response().status == 200
+    assert proxy.status()["limits"]["in_flight"]["limit"] == 7
 
 
 def test_log_level(configured: Configured, upstream: Upstream) -> None:
