@@ -81,9 +81,9 @@ class _Route(NamedTuple):
 class AdminParts:
     """What the admin port shows and sets in motion.
 
-    `settings`: those in force, of which a reload makes others. `origin`: where the configuration came from. `engine`: names of event loop, transport and parser. `pool`: open
-    connections to the upstream by state. `recent`: the last requests, newest first. `refresh`: True when a new
-    token was obtained.
+    `settings`: those in force, of which a reload makes others. `origin`: where the configuration came from. `engine`:
+    names of event loop, transport and parser. `pool`: open connections to the upstream by state. `recent`: the last
+    requests, newest first. `refresh`: True when a new token was obtained.
     """
 
     settings: Callable[[], Settings]
