@@ -43,6 +43,7 @@ class Identity:
 
     async def retire(self) -> None:
         """Closes it when no request can wait for its token any more."""
+        self.tokens.retire()
         try:
             await asyncio.sleep(self._wait)
         finally:

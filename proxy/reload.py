@@ -7,7 +7,7 @@ import msgspec
 
 from proxy.config import Loaded
 from proxy.engine import Engine, Identity
-from proxy.errors import ConfigError, SecretUnreadable, Unavailable
+from proxy.errors import ConfigError, ProxyError
 from proxy.log import Log
 from proxy.metrics import Metrics
 from proxy.server.serving import Serving
@@ -48,7 +48,7 @@ class Reload:
             identity = await self._identity_for(settings.oauth)
         except ConfigError as exc:
             self._failed("; ".join(exc.problems))
-        except (SecretUnreadable, Unavailable) as exc:
+        except ProxyError as exc:
             self._failed(exc.detail)
         else:
             self._replace(Engine(settings, identity.tokens, pool), identity)

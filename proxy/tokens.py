@@ -72,6 +72,7 @@ class TokenSource:
             clock=clock,
         )
         self._token: _Token | None = None
+        self._is_retired = False
         self._refusal: Refusal | None = None
         self._refused_at: float | None = None
         self._reported: tuple[bool, str | int] | None = None
@@ -92,6 +93,10 @@ class TokenSource:
         self._decide()
         upkeep = self._watch_secrets(), self._watch_keys(), self._exercise_clients()
         self._upkeep = [loop.create_task(chore) for chore in upkeep]
+
+    def retire(self) -> None:
+        """Another source takes over, and with it the metrics; who still waits for this one's token is served."""
+        self._is_retired = True
 
     async def stop(self) -> None:
         """Ends all that runs behind; what token there is can still be used."""
@@ -193,8 +198,7 @@ class TokenSource:
     def _apply(self, todo: Todo, now: Now) -> None:
         usable = self._life.is_usable(now)
         self._credential = self._token.credential if usable and self._token else None
-        if self._token is not None:
-            self._metrics.token_usable.set(usable)
+        self._publish(usable=usable)
         if todo.fetch:
             self._flight = asyncio.get_running_loop().create_task(self._fly())
         wake_in = min(todo.wake_in, CLOCK_CHECK)
@@ -239,9 +243,6 @@ class TokenSource:
     def _adopt(self, response: TokenResponse, lease: Lease) -> None:
         generation = self._life.generation
         self._token = _Token(response, lease, self._provider.credential(response.access_token, generation))
-        self._metrics.token_generation.set(generation)
-        self._metrics.token_issued.set(lease.sent.wall)
-        self._metrics.token_expiry.set(lease.expires_at)
 
     def _refused(self, refusal: Refusal, now: Now) -> None:
         self._refusal = refusal
@@ -290,6 +291,16 @@ class TokenSource:
                 self._obtained(minted, self._life.came(minted.lease, now), now)
 
     # What operators read.
+
+    def _publish(self, *, usable: bool) -> None:
+        """Nothing before the first token: until then, an earlier source can be in use."""
+        token, metrics = self._token, self._metrics
+        if token is None or self._is_retired:
+            return
+        metrics.token_usable.set(usable)
+        metrics.token_generation.set(token.credential.generation)
+        metrics.token_issued.set(token.lease.sent.wall)
+        metrics.token_expiry.set(token.lease.expires_at)
 
     def _report(self, *, usable: bool) -> None:
         """One line for each token, when its refresh begins to fail, and when there is none because of that.

@@ -430,6 +430,21 @@ def test_bug_does_not_end_the_refreshing() -> None:
     assert stage.log[0]["reason"] == "internal error: AttributeError"
 
 
+def test_retired_source_leaves_the_metrics_alone() -> None:
+    """After a reload they are those of the token in use, whatever becomes of the old one."""
+
+    async def play(stage: Stage) -> None:
+        stage.source.start()
+        await stage.until(1)
+        stage.provider.answer = TRANSIENT
+        stage.source.retire()
+        await stage.until(2000)
+        assert stage.source.current() is None
+        assert stage.metric("token_usable") == 1
+
+    Stage().run(play)
+
+
 # ---- verification
 
 KEY, NEXT = (ECKey.generate_key("P-256", {"kid": kid}) for kid in ("one", "two"))
