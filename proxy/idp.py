@@ -55,9 +55,6 @@ class Provider:
     `wall_clock`: Unix time, which dates in the provider's answers are compared with.
     """
 
-    # With oauth.dpop: what the tokens are bound to.
-    _binding: "Binding | None" = None
-
     def __init__(self, oauth: OAuth, *, wall_clock: Callable[[], float] = time.time) -> None:
         if oauth.token_url is None and oauth.issuer is None:
             raise ConfigError(["oauth.token_url: required, unless oauth.issuer is given"])
@@ -69,8 +66,8 @@ class Provider:
         self._session: aiohttp.ClientSession | None = None
         self._endpoints = configured_endpoints(oauth)
         self._skew = 0.0
-        if oauth.dpop:
-            self._binding = _new_binding(self._time)
+        # What the tokens are bound to.
+        self._binding = _new_binding(self._time) if oauth.dpop else None
 
     @property
     def jwks_url(self) -> str | None:

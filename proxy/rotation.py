@@ -8,15 +8,19 @@ from proxy.log import Log
 from proxy.settings import Client, OAuth
 
 
+def read_credentials(oauth: OAuth, client: Client) -> ClientCredentials:
+    """What the client shows the provider, as its sources give it now. Raises SecretUnreadable."""
+    secret = client.client_secret.read() if oauth.needs_client_secret else None
+    return ClientCredentials(client.client_id.read(), secret, client.key_id)
+
+
 class RotatingSecret:
     """What one client of `oauth` shows the provider: as its sources give it now, and what was accepted before."""
 
     def __init__(self, oauth: OAuth, client: Client, log: Log) -> None:
+        self._oauth = oauth
         self._client = client
         self._log = log
-        self._sources = {"client_id": client.client_id}
-        if oauth.needs_client_secret:
-            self._sources["client_secret"] = client.client_secret
         # An assertion is another one each time it is read, and only the newest is good.
         self._lasting = oauth.auth_method != "federated"
         self._proved: ClientCredentials | None = None
@@ -27,8 +31,7 @@ class RotatingSecret:
     @property
     def files(self) -> tuple[str, ...]:
         """The files that hold what lasts."""
-        paths = (source.file() for source in self._sources.values())
-        return tuple(path for path in paths if path is not None) if self._lasting else ()
+        return self._paths if self._lasting else ()
 
     async def offers(self) -> list[ClientCredentials]:
         """What to show, one after another until the provider accepts one. Raises SecretUnreadable."""
@@ -74,13 +77,17 @@ class RotatingSecret:
         self._doubted = shown
 
     async def _read(self) -> ClientCredentials:
-        is_file = any(source.file() for source in self._sources.values())
+        if not self._paths:
+            return read_credentials(self._oauth, self._client)
         # A file system can hang.
-        return await asyncio.to_thread(self._read_now) if is_file else self._read_now()
+        return await asyncio.to_thread(read_credentials, self._oauth, self._client)
 
-    def _read_now(self) -> ClientCredentials:
-        read = {name: source.read() for name, source in self._sources.items()}
-        return ClientCredentials(read["client_id"], read.get("client_secret"), self._client.key_id)
+    @property
+    def _paths(self) -> tuple[str, ...]:
+        sources = [self._client.client_id]
+        if self._oauth.needs_client_secret:
+            sources.append(self._client.client_secret)
+        return tuple(path for source in sources if (path := source.file()) is not None)
 
     def _report_fault(self, fault: str) -> None:
         if fault != self._fault:

@@ -256,8 +256,7 @@ class TokenSource:
     # What keeps things as they are.
 
     async def _watch_secrets(self) -> None:
-        if files := self._clients.secret_files:
-            await FileWatch(files, self._secrets_changed).run()
+        await FileWatch(self._clients.secret_files, self._secrets_changed).run()
 
     async def _secrets_changed(self, files: list[str]) -> None:
         if await self._clients.secret_files_changed(files) or self._life.rejected:

@@ -24,7 +24,9 @@ class FileWatch:
         self._known = self._look()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled, or at once where there is no file."""
+        if not self._paths:
+            return
         seen = self._known
         while True:
             await asyncio.sleep(INTERVAL)

@@ -118,6 +118,9 @@ class Script(Provider):
         await asyncio.sleep(self.latency)
         return self.answer if self.refused.isdisjoint(shown) else REJECTED
 
+    def credential(self, token: Secret, generation: int) -> Credential:
+        return Credential(token, generation)
+
     async def fetch_jwks(self) -> bytes | Refusal:
         self.asked_keys.append(self.clock.monotonic() - 1000)
         await asyncio.sleep(0.1)

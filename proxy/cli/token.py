@@ -45,13 +45,13 @@ def token(loaded: Loaded, *, raw: bool) -> None:
 async def _mint(oauth: OAuth) -> _Minted:
     """Raises NoToken. Why a client does not work goes to stderr."""
     # What it takes to connect is loaded after the configuration is read, which may be wrong.
-    from proxy.doctor.provider import provider_of, read_credentials, request_token  # noqa: PLC0415 - as said
+    from proxy.doctor.provider import find_credentials, provider_of, request_token  # noqa: PLC0415 - as said
     from proxy.doctor.record import Failed  # noqa: PLC0415
 
     async with provider_of(oauth) as provider:
         for client in oauth.clients:
             try:
-                credentials, _ = await read_credentials(oauth, client)
+                credentials, _ = await find_credentials(oauth, client)
                 token, _ = await request_token(provider, oauth, credentials)
             except Failed as exc:
                 click.echo(f"{client.name}: {exc.cause}\n{exc.remedy}", err=True)

@@ -8,7 +8,7 @@ from proxy.doctor.claims import compare_clocks, read_claims, verify_signature
 from proxy.doctor.handshake import shake_hands
 from proxy.doctor.network import connect, resolve
 from proxy.doctor.peer import Peer, issuer_of, token_endpoint_at, upstream_of
-from proxy.doctor.provider import discover, provider_of, read_credentials, request_token
+from proxy.doctor.provider import discover, find_credentials, provider_of, request_token
 from proxy.doctor.record import Finding, Record
 from proxy.doctor.upstream import ask_upstream
 from proxy.idp import Provider
@@ -26,7 +26,7 @@ async def examine(settings: Settings, sources: tuple[str, ...], record: Record, 
     await record.step("configuration", _load_files(settings, sources))
     readable = {}
     for client in oauth.clients:
-        credentials = await record.step(f"secret of {client.name}", read_credentials(oauth, client))
+        credentials = await record.step(f"secret of {client.name}", find_credentials(oauth, client))
         if credentials is not None:
             readable[client.name] = credentials
     async with provider_of(oauth) as provider:

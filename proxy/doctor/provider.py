@@ -13,6 +13,7 @@ from proxy.doctor.remedies import refused
 from proxy.errors import SecretUnreadable
 from proxy.idp import Provider
 from proxy.metadata import Endpoints
+from proxy.rotation import read_credentials
 from proxy.settings import AuthMethod, Client, OAuth
 
 # The forms in which one and the same secret can be shown.
@@ -29,11 +30,10 @@ async def provider_of(oauth: OAuth) -> AsyncIterator[Provider]:
         await provider.close()
 
 
-async def read_credentials(oauth: OAuth, client: Client) -> Finding[ClientCredentials]:
+async def find_credentials(oauth: OAuth, client: Client) -> Finding[ClientCredentials]:
     """What the client shows the provider, from where the configuration says."""
     try:
-        secret = client.client_secret.read() if oauth.needs_client_secret else None
-        credentials = ClientCredentials(client.client_id.read(), secret, client.key_id)
+        credentials = read_credentials(oauth, client)
     except SecretUnreadable as exc:
         raise Failed(
             exc.detail,
