@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from proxy.admission import OutboundRequest
-from proxy.core.headers import ResponseRules
 from proxy.demo.certificates import CertificateAuthority
 from proxy.errors import (
     Overloaded,
@@ -32,6 +30,7 @@ from proxy.settings import UpstreamTls as TlsSettings
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
 from proxy.upstream.response import Response
+from tests.outbound import outbound
 from tests.peers import Received, Upstream, blackhole, free_port, trap
 
 
@@ -41,21 +40,6 @@ def response_of(connection: UpstreamConnection) -> Response:
 
 
 PATIENCE = 20  # seconds after which something that should have happened never will
-
-
-def request(head: bytes = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n") -> OutboundRequest:
-    return OutboundRequest(
-        method="GET",
-        head=head,
-        token=b"token",
-        response_rules=ResponseRules(),
-        has_body=False,
-        chunked=False,
-        bodiless_response=False,
-        expects_continue=False,
-        opens_tunnel=False,
-        max_body=None,
-    )
 
 
 Scene = Callable[[], Coroutine[Any, Any, None]]
@@ -90,7 +74,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def exchange(connection: UpstreamConnection) -> bytes:
-    connection.start(request(), b"", finished=True)
+    connection.start(outbound(), b"", finished=True)
     while not response_of(connection).complete:
         await connection.wait()
     return connection.take()
@@ -260,7 +244,7 @@ def test_a_response_cut_by_tls_is_not_complete(tmp_path: Path) -> None:
         with Upstream(answer, authority.server_context("localhost")) as upstream:
             async with pool_to(upstream.url, tls=TlsSettings(ca_file=str(authority.ca_file))) as pool:
                 connection = await pool.acquire()
-                connection.start(request(b"GET /whole HTTP/1.1\r\n\r\n"), b"", finished=True)
+                connection.start(outbound(b"GET /whole HTTP/1.1\r\n\r\n"), b"", finished=True)
                 while not response_of(connection).complete:
                     await connection.wait()
                 assert connection.take() == b"ok"
@@ -520,7 +504,7 @@ def test_closing_the_pool() -> None:
         with Upstream() as upstream:
             async with pool_to(upstream.url, max_connections=1) as pool:
                 connection = await pool.acquire()
-                connection.start(request(b"GET /a HTTP/1.1\r\n"), b"", finished=True)
+                connection.start(outbound(b"GET /a HTTP/1.1\r\n"), b"", finished=True)
                 waiters = [asyncio.ensure_future(pool.acquire()) for _ in range(3)]
                 await until(lambda: waiting(pool) == 3)
                 pool.close()
