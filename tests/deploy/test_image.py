@@ -85,14 +85,11 @@ class Container:
         """The exit code of the image's own check."""
         return self.engine.shell(f"docker healthcheck run {self.name}").code
 
-    def processes(self) -> dict[str, str]:
-        """Each process in it with its state, but for the one that looks."""
-        script = (
-            "import glob, json\n"
-            "stats = (open(path).read().rpartition(')') for path in glob.glob('/proc/[0-9]*/stat'))\n"
-            "print(json.dumps({head.split()[0]: tail.split()[0] for head, _, tail in stats if '(python' not in head}))"
-        )
-        return dict(json.loads(self.engine.docker("exec", self.name, "python", "-c", script)))
+    def processes(self) -> set[str]:
+        """The number of each process in it, ended ones too, but for the one that looks."""
+        script = "import os; print(*(path for path in os.listdir('/proc') if path.isdigit()), os.getpid())"
+        *running, own = self.engine.docker("exec", self.name, "python", "-c", script).split()
+        return {*running} - {own}
 
 
 @pytest.fixture
@@ -277,7 +274,7 @@ def test_runs_as_process_1(start: Callable[[], Container], upstream: Upstream, p
     assert upstream.requests[0].values(b"Authorization") == [b"Bearer " + provider.tokens[-1].encode()]
     assert container.health() == 0
     assert container.inspect()["State"]["Health"]["Status"] == "healthy"
-    assert container.processes() == {"1": "S"}
+    assert container.processes() == {"1"}
     assert not container.engine.shell(f"docker exec {container.name} sh -c true").ok
 
     container.engine.docker("stop", container.name)
