@@ -8,7 +8,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "thg-proxy.config" -}}
 {{- $name := .Release.Name -}}
 {{- $here := printf "%s.%s" $name .Release.Namespace -}}
-{{- $names := list $name $here (printf "%s.svc" $here) (printf "%s.svc.cluster.local" $here) "localhost" -}}
+{{- $names := list $name $here (printf "%s.svc" $here) (printf "%s.svc.cluster.local" $here) "localhost" "127.0.0.1" -}}
 {{- mergeOverwrite (dict "policy" (dict "allowed_hosts" $names)) .Values.config | toYaml -}}
 {{- end -}}
 
