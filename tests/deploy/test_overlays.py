@@ -163,7 +163,7 @@ def test_data_port_of_a_sidecar_is_loopback(pod: Pod, overlay: str) -> None:
 
 
 def test_probes(pod: Pod, resources: Resources) -> None:
-    """Each probe asks what it is for, on the port that the configuration gives to the admin port."""
+    """Each probe asks what it is for (R163), on the port that the configuration gives to the admin port."""
     workload, container = proxy_of(resources)
     asked = {name: container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {name: get["path"] for name, get in asked.items()} == {

@@ -130,7 +130,7 @@ def test_classic_job(pods: Callable[[str], Pod], start: Start, upstream: Upstrea
 
     done = subprocess.run(script(pod, proxy), capture_output=True, timeout=TIMEOUT, check=False)
 
-    assert done.returncode == exit_code, done.stderr
+    assert (done.returncode, done.stdout) == (exit_code, b"text"), done.stderr
     assert proxy.process.wait(TIMEOUT) == 0
 
 
