@@ -51,10 +51,12 @@ RESTRICTED = {
 }
 HARDENED = RESTRICTED | {"runAsUser": 65532, "readOnlyRootFilesystem": True}
 
-POD_MONITOR = """
-import { PodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1";
+# The schemas of the Prometheus operator's resources.
+OPERATOR = """
+import * as operator from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1";
 import { readFileSync } from "node:fs";
-new PodMonitor(JSON.parse(readFileSync(0, "utf8"))).validate();
+const resource = JSON.parse(readFileSync(0, "utf8"));
+new operator[resource.kind](resource).validate();
 """
 
 
@@ -278,12 +280,9 @@ def test_a_reader_s_own_app(tools: Tools, tmp_path: Path) -> None:
     assert one(resources, "StatefulSet", "other") == other
 
 
-def test_pod_monitor(tools: Tools, rendered: dict[str, Resources]) -> None:
-    """It is what the operator's CRD accepts, selects every pod, and names a port that each proxy has."""
-    directory = KUBERNETES / "components" / "monitoring"
-    monitor = yaml.safe_load((directory / "podmonitor.yaml").read_text())
-    tools.node(POD_MONITOR, json.dumps(monitor))
-    assert "podmonitor.yaml" in yaml.safe_load((directory / "kustomization.yaml").read_text())["resources"]
+def test_pod_monitor(rendered: dict[str, Resources]) -> None:
+    """It selects every pod, and names a port that each proxy has."""
+    monitor = yaml.safe_load((KUBERNETES / "components" / "monitoring" / "podmonitor.yaml").read_text())
     assert monitor["spec"]["selector"] == {}
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["path"] == "/metrics"
@@ -294,7 +293,7 @@ def test_pod_monitor(tools: Tools, rendered: dict[str, Resources]) -> None:
 
 
 def test_monitoring_can_be_added(tools: Tools, tmp_path: Path) -> None:
-    """The line that an overlay has as a comment adds the PodMonitor to it."""
+    """The line that an overlay has as a comment adds resources that the operator's CRDs accept."""
     kustomization = KUBERNETES / "overlays" / "native-sidecar" / "kustomization.yaml"
     text = kustomization.read_text().replace("# - ../../components/monitoring", "- ../../components/monitoring")
     place = tmp_path / "overlays" / "mine"
@@ -302,18 +301,22 @@ def test_monitoring_can_be_added(tools: Tools, tmp_path: Path) -> None:
     (place / "kustomization.yaml").write_text(text)
     for name in ("base", "components", "example"):
         (tmp_path / name).symlink_to(KUBERNETES / name)
-    assert one(parsed(tools.shell(f"kubectl kustomize {place}")), "PodMonitor")
+    resources = parsed(tools.shell(f"kubectl kustomize {place}"))
+    monitoring = [item for item in resources if item["apiVersion"] == "monitoring.coreos.com/v1"]
+    assert one(monitoring, "PodMonitor")
+    for resource in monitoring:
+        tools.node(OPERATOR, json.dumps(resource))
 
 
-def test_wrong_pod_monitors_are_refused(tools: Tools) -> None:
-    """Which shows that the CRD's schema is applied."""
+def test_a_wrong_pod_monitor_is_refused(tools: Tools) -> None:
+    """Which shows that the CRDs' schemas are applied."""
     wrong = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
         "spec": {"selector": {}, "podMetricsEndpoints": [{"port": 9090}]},
     }
     with pytest.raises(AssertionError, match="port must be string"):
-        tools.node(POD_MONITOR, json.dumps(wrong))
+        tools.node(OPERATOR, json.dumps(wrong))
 
 
 def test_commands_of_the_page(tools: Tools, tmp_path: Path) -> None:
