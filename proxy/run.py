@@ -78,6 +78,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         parts.push_async_callback(reload.close)
         parts.callback(lambda: serving.engine.pool.close())
         metrics.traffic.pool = lambda: serving.engine.pool.counts()
+        metrics.traffic.in_flight_limit = lambda: serving.engine.settings.limits.max_in_flight
         history = History(metrics.traffic)
         admin = AdminParts(
             settings=lambda: serving.engine.settings,

@@ -25,6 +25,7 @@ CONTRACT = {
     "thg_proxy_upstream_ttfb_seconds_count": set(),
     "thg_proxy_upstream_ttfb_seconds_sum": set(),
     "thg_proxy_requests_in_flight": set(),
+    "thg_proxy_requests_in_flight_limit": set(),
     "thg_proxy_request_bytes_total": set(),
     "thg_proxy_response_bytes_total": set(),
     "thg_proxy_errors_total": {"code"},
