@@ -45,6 +45,13 @@ class Prometheus:
         finally:
             connection.close()
 
+    @property
+    def is_up(self) -> bool:
+        try:
+            return self.ask("status/buildinfo") is not None
+        except OSError:
+            return False
+
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Once there is something: each series with its `metric` and its `value`."""
         found = until(lambda: (self.ask("query", query=expression) or {}).get("result"), expression)
