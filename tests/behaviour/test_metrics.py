@@ -38,9 +38,8 @@ TRAFFIC = Counter(
 )
 
 
-@pytest.fixture
-def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
-    """A proxy that has seen `TRAFFIC`, a replay, a refreshed token, a signing key and a reload."""
+def launch_for_traffic(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
+    """A proxy with a signing key, in front of an API that refuses the first token and fails in several ways."""
 
     def answer(received: Received, sock: socket.socket) -> bool:
         if received.target == b"/gone":
@@ -53,9 +52,13 @@ def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
         return True
 
     upstream.answer = answer
-    proxy = launch(
+    return launch(
         upstream, f"oauth.jwks_url={provider.jwks_url}", f"oauth.refresh.min_interval={MIN_INTERVAL}", "log.access=all"
     )
+
+
+def make_busy(proxy: Proxy) -> None:
+    """Returns when the proxy has seen `TRAFFIC`, a replay, a refreshed token and a reload."""
     until(lambda: proxy.token_age > MIN_INTERVAL)
     with proxy.connect() as client:
         client.get(b"/refused")
@@ -73,6 +76,12 @@ def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
     proxy.process.send_signal(signal.SIGHUP)
     until(lambda: proxy.metric("thg_proxy_config_reloads_total", result="ok") == 1)
     until(lambda: len(proxy.log_lines("request")) == TRAFFIC.total())
+
+
+@pytest.fixture
+def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
+    proxy = launch_for_traffic(launch, upstream, provider)
+    make_busy(proxy)
     return proxy
 
 

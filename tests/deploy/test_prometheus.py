@@ -144,8 +144,12 @@ def test_commands_for_files(copy: Path, provider: DemoProvider) -> None:
     """What the page tells to do with the files does it."""
     environment = clean_environment(provider)
     lines = commands(PAGE)
+    (check,) = [line for line in lines if line.startswith("promtool")]
     operator = [line for line in lines if "operator" in line]
     address = next(line for line in lines if "git.example.com" in line)
+
+    real_part("promtool", "prometheus")
+    assert "12 rules found" in shell(check, copy, environment)
 
     before = OPERATOR.read_bytes()
     shell("\n".join(operator), copy, environment)
