@@ -24,7 +24,7 @@ from proxy.server import DataPort, descriptors
 from proxy.server.listener import Listener
 from proxy.server.serving import Connections, Serving
 from proxy.server.sockets import listen
-from proxy.settings import Address
+from proxy.settings import Address, Shutdown
 from proxy.tls import server_context
 from proxy.upstream.pool import UpstreamPool
 from proxy.watch import FileWatch
@@ -69,7 +69,6 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
     stop = Stop()
     _obey_signals(stop)
     metrics = Metrics()
-    metrics.log_lines_dropped.read = lambda: log.dropped
     async with AsyncExitStack() as parts:
         identity = Identity(settings.oauth, metrics, log)
         engine = Engine(settings, identity.tokens, UpstreamPool(settings.upstream, metrics.traffic))
@@ -77,8 +76,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         reload = Reload(loaded.again, serving, identity, metrics=metrics, log=log)
         parts.push_async_callback(reload.close)
         parts.callback(lambda: serving.engine.pool.close())
-        metrics.traffic.pool = lambda: serving.engine.pool.counts()
-        metrics.traffic.in_flight_limit = lambda: serving.engine.settings.limits.max_in_flight
+        _publish(metrics, serving, log)
         history = History(metrics.traffic)
         admin = AdminParts(
             settings=lambda: serving.engine.settings,
@@ -97,13 +95,9 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         listener = _open_data_port(serving, log)
         parts.callback(listener.close)
         identity.tokens.start()
-        # They begin in this order: who hears from the service manager that the proxy is ready may send it SIGHUP.
-        for work in (
-            _measure_lag(metrics),
-            history.keep(),
-            _obey_changes(loaded, reload, manager),
-            manager.keep_told(lambda: readiness(serving.engine.tokens.status(), stopping=bool(stop)).reason),
-        ):
+        # It begins last: who hears that the proxy is ready may send it SIGHUP.
+        told = manager.keep_told(lambda: readiness(admin.token(), stopping=admin.stopping()).reason)
+        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded, reload, manager), told):
             parts.callback(asyncio.get_running_loop().create_task(work).cancel)
         log.info(
             "listening",
@@ -118,10 +112,16 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         log.info("stopping", in_flight=metrics.traffic.in_flight)
         shutdown = serving.engine.settings.shutdown
         manager.stopping(within=shutdown.delay + shutdown.grace)
-        await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
-        await _drain(listener, serving.connections, shutdown.grace, stop)
+        await _drain(listener, serving.connections, shutdown, stop)
         log.info("stopped")
     return 0
+
+
+def _publish(metrics: Metrics, serving: Serving, log: Log) -> None:
+    """What others keep is read at each scrape."""
+    metrics.log_lines_dropped.read = lambda: log.dropped
+    metrics.traffic.pool = lambda: serving.engine.pool.counts()
+    metrics.traffic.in_flight_limit = lambda: serving.engine.settings.limits.max_in_flight
 
 
 def _listed(addresses: Iterable[Address]) -> str:
@@ -198,19 +198,20 @@ def _named(key: str, address: Address) -> Iterator[None]:
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
 
 
-async def _drain(listener: Listener, connections: Connections, grace: float, stop: Stop) -> None:
-    """Lets every request in flight end, for `grace` seconds; tunnels end with the last of them."""
+async def _drain(listener: Listener, connections: Connections, shutdown: Shutdown, stop: Stop) -> None:
+    """Lets every request in flight end, for `grace` seconds after the delay; tunnels end with the last of them."""
 
     async def all_gone() -> None:
         await listener.settled()
         await connections.wait_empty()
 
+    await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
     connections.drain()
     listener.close()
-    idle_grace = min(IDLE_GRACE, grace)
+    idle_grace = min(IDLE_GRACE, shutdown.grace)
     await _unless_hurried(stop, _within(idle_grace, all_gone()))
     connections.close_idle()
-    await _unless_hurried(stop, _within(grace - idle_grace, all_gone()))
+    await _unless_hurried(stop, _within(shutdown.grace - idle_grace, all_gone()))
     connections.abort()
 
 
