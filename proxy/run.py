@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from proxy.admin.app import AdminParts, AdminPort
 from proxy.admin.history import History
+from proxy.admin.status import readiness
 from proxy.config import Loaded
 from proxy.engine import Engine, Identity
 from proxy.errors import StartError
@@ -17,12 +18,13 @@ from proxy.hardening import harden
 from proxy.log import Log, capture_standard_logging, log_for
 from proxy.loop import loop_factory
 from proxy.metrics import Metrics
+from proxy.notify import ServiceManager
 from proxy.reload import Reload
 from proxy.server import DataPort, descriptors
 from proxy.server.listener import Listener
 from proxy.server.serving import Connections, Serving
 from proxy.server.sockets import listen
-from proxy.settings import Address
+from proxy.settings import Address, Shutdown
 from proxy.tls import server_context
 from proxy.upstream.pool import UpstreamPool
 from proxy.watch import FileWatch
@@ -63,10 +65,10 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
     settings = loaded.settings
     log = log_for(settings.log, sys.stderr)
     capture_standard_logging(log)
+    manager = ServiceManager(os.environ, log)
     stop = Stop()
     _obey_signals(stop)
     metrics = Metrics()
-    metrics.log_lines_dropped.read = lambda: log.dropped
     async with AsyncExitStack() as parts:
         identity = Identity(settings.oauth, metrics, log)
         engine = Engine(settings, identity.tokens, UpstreamPool(settings.upstream, metrics.traffic))
@@ -74,7 +76,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         reload = Reload(loaded.again, serving, identity, metrics=metrics, log=log)
         parts.push_async_callback(reload.close)
         parts.callback(lambda: serving.engine.pool.close())
-        metrics.traffic.pool = lambda: serving.engine.pool.counts()
+        _publish(metrics, serving, log)
         history = History(metrics.traffic)
         admin = AdminParts(
             settings=lambda: serving.engine.settings,
@@ -93,7 +95,9 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         listener = _open_data_port(serving, log)
         parts.callback(listener.close)
         identity.tokens.start()
-        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded, reload)):
+        # It begins last: who hears that the proxy is ready may send it SIGHUP.
+        told = manager.keep_told(lambda: readiness(admin.token(), stopping=admin.stopping()).reason)
+        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded, reload, manager), told):
             parts.callback(asyncio.get_running_loop().create_task(work).cancel)
         log.info(
             "listening",
@@ -107,10 +111,17 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         await stop.asked.wait()
         log.info("stopping", in_flight=metrics.traffic.in_flight)
         shutdown = serving.engine.settings.shutdown
-        await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
-        await _drain(listener, serving.connections, shutdown.grace, stop)
+        manager.stopping(within=shutdown.delay + shutdown.grace)
+        await _drain(listener, serving.connections, shutdown, stop)
         log.info("stopped")
     return 0
+
+
+def _publish(metrics: Metrics, serving: Serving, log: Log) -> None:
+    """What others keep is read at each scrape."""
+    metrics.log_lines_dropped.read = lambda: log.dropped
+    metrics.traffic.pool = lambda: serving.engine.pool.counts()
+    metrics.traffic.in_flight_limit = lambda: serving.engine.settings.limits.max_in_flight
 
 
 def _listed(addresses: Iterable[Address]) -> str:
@@ -130,7 +141,7 @@ def _obey_signals(stop: Stop) -> None:
             loop.add_signal_handler(number, stop.ask)
 
 
-async def _obey_changes(loaded: Loaded, reload: Reload) -> NoReturn:
+async def _obey_changes(loaded: Loaded, reload: Reload, manager: ServiceManager) -> NoReturn:
     """A reload is asked for by SIGHUP, and by another content of the configuration's file or of a certificate's."""
     asked = asyncio.Event()
 
@@ -145,7 +156,9 @@ async def _obey_changes(loaded: Loaded, reload: Reload) -> NoReturn:
         while True:
             await asked.wait()
             asked.clear()
+            manager.reloading()
             await reload.run()
+            manager.reloaded()
 
 
 def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
@@ -185,19 +198,20 @@ def _named(key: str, address: Address) -> Iterator[None]:
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
 
 
-async def _drain(listener: Listener, connections: Connections, grace: float, stop: Stop) -> None:
-    """Lets every request in flight end, for `grace` seconds; tunnels end with the last of them."""
+async def _drain(listener: Listener, connections: Connections, shutdown: Shutdown, stop: Stop) -> None:
+    """Lets every request in flight end, for `grace` seconds after the delay; tunnels end with the last of them."""
 
     async def all_gone() -> None:
         await listener.settled()
         await connections.wait_empty()
 
+    await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
     connections.drain()
     listener.close()
-    idle_grace = min(IDLE_GRACE, grace)
+    idle_grace = min(IDLE_GRACE, shutdown.grace)
     await _unless_hurried(stop, _within(idle_grace, all_gone()))
     connections.close_idle()
-    await _unless_hurried(stop, _within(grace - idle_grace, all_gone()))
+    await _unless_hurried(stop, _within(shutdown.grace - idle_grace, all_gone()))
     connections.abort()
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("secret",),
     ("settings", "log_writer", "hardening", "steps"),
     ("log", "metrics", "deadline", "clock", "tls", "credential", "loop"),
-    ("record",),
+    ("record", "notify"),
     ("config",),
     ("admission", "metadata", "dpop"),
     ("stores", "idp", "upstream"),
