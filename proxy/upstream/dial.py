@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiofastnet
@@ -42,44 +44,47 @@ class Dialer:
         self._name = (settings.tls.server_name or self._host) if self._tls else None
         self._egress_proxy = settings.egress_proxy
 
-    async def dial(self, new: Callable[[], UpstreamConnection]) -> UpstreamConnection:
-        """Raises UpstreamError, with a `proxy_status` that is in RESULTS."""
+    async def dial(self, connection: UpstreamConnection) -> None:
+        """Connects it. Raises UpstreamError, with a `proxy_status` that is in RESULTS."""
         try:
             async with asyncio.timeout(self._timeout):
                 if self._egress_proxy is None:
-                    return await self._to_host(new)
-                return await self._through(self._egress_proxy, new)
+                    await self._connect(
+                        connection,
+                        host=self._host,
+                        port=self._port,
+                        happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
+                        all_errors=True,
+                    )
+                else:
+                    await self._through(self._egress_proxy, connection)
         except (OSError, ExceptionGroup, UnicodeError) as exc:
             raise _failure(exc) from exc
 
-    async def _to_host(self, new: Callable[[], UpstreamConnection]) -> UpstreamConnection:
-        _, connection = await aiofastnet.create_connection(
-            asyncio.get_running_loop(),
-            new,
-            self._host,
-            self._port,
-            ssl=self._tls,
-            server_hostname=self._name,
-            happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
-            all_errors=True,
-        )
-        return connection
-
-    async def _through(self, egress_proxy: str, new: Callable[[], UpstreamConnection]) -> UpstreamConnection:
+    async def _through(self, egress_proxy: str, connection: UpstreamConnection) -> None:
         """The name of the upstream is resolved by the egress proxy. TLS is with the upstream, as without one."""
         try:
             sock = await open_tunnel(egress_proxy, self._host, self._port)
         except (OSError, UnicodeError) as exc:
             raise _failure(exc, "No connection to upstream.egress_proxy could be made, or it was lost.") from exc
         try:
-            _, connection = await aiofastnet.create_connection(
-                asyncio.get_running_loop(), new, sock=sock, ssl=self._tls, server_hostname=self._name
-            )
+            await self._connect(connection, sock=sock)
         except Exception:
-            # After a cancellation a transport still has the socket, and closes it itself.
+            # After a cancellation its transport has it, and closes it.
             sock.close()
             raise
-        return connection
+
+    async def _connect(self, connection: UpstreamConnection, **to: Any) -> None:
+        try:
+            await aiofastnet.create_connection(
+                asyncio.get_running_loop(), lambda: connection, ssl=self._tls, server_hostname=self._name, **to
+            )
+        except asyncio.CancelledError:
+            # In the moment in which the handshake is done, aiofastnet leaves a transport that goes on reading: for half
+            # a minute from a descriptor that may be another's by then.
+            with suppress(AttributeError):  # it has no transport yet
+                connection.abort()
+            raise
 
 
 # Exception, error and its Proxy-Status type; the first that matches.

@@ -118,9 +118,9 @@ class UpstreamPool:
             self._wake_a_waiter()
 
     async def _dial(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
+        connection = UpstreamConnection(asyncio.get_running_loop(), self._settings, self._lost)
         try:
-            connection = await self._dialer.dial(lambda: UpstreamConnection(loop, self._settings, self._lost))
+            await self._dialer.dial(connection)
         except UpstreamError as error:
             self._traffic.connects[RESULTS[error.proxy_status]] += 1
             self._wake_a_waiter()

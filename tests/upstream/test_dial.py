@@ -10,7 +10,11 @@ import pytest
 from proxy.demo.certificates import CertificateAuthority
 from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamTls, UpstreamUnreachable
 from proxy.settings import Duration
+from proxy.settings import Upstream as Settings
 from proxy.settings import UpstreamTls as TlsSettings
+from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.dial import Dialer
+from tests.egress import EgressProxy
 from tests.peers import Upstream, blackhole, free_port, trap
 from tests.upstream.stage import Directory, exchange, failure, play, pool_to, resolving
 
@@ -224,3 +228,32 @@ def test_the_environment_chooses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> No
 
         play(scene)
         assert elsewhere.hits == 0
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["directly", "through an egress proxy"])
+def test_a_deadline_in_the_moment_of_success(authority: CertificateAuthority, *, through: bool) -> None:
+    """What is given up in the moment in which it is made reads no more: its descriptor will be another's (R125)."""
+
+    class GivenUp(UpstreamConnection):
+        __slots__ = ("descriptor",)
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.descriptor = transport.get_extra_info("socket").fileno()
+            dials[0].cancel()
+
+    dials: list[asyncio.Task[None]] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        with Upstream(tls=authority.server_context("localhost")) as upstream, EgressProxy() as egress:
+            settings = Settings(url=upstream.url, tls=tls(authority), egress_proxy=egress.url if through else None)
+            lost = loop.create_future()
+            connection = GivenUp(loop, settings, lost.set_result)
+            dials.append(loop.create_task(Dialer(settings).dial(connection)))
+            with pytest.raises(asyncio.CancelledError):
+                await dials[0]
+            assert not loop.remove_reader(connection.descriptor)
+            assert await lost is connection
+
+    play(scene)

@@ -268,7 +268,7 @@ def test_bytes_behind_a_head_that_was_read(authority: CertificateAuthority) -> N
 
 def test_nobody_listens() -> None:
     """An egress proxy that is down is told from an upstream that is (R129, F25)."""
-    error, result = failure("https://api.example", egress_proxy=f"http://localhost:{free_port()}")
+    error, result = failure("https://api.example", egress_proxy=f"http://127.0.0.1:{free_port()}")
     assert (type(error), error.proxy_status, result) == (UpstreamUnreachable, "connection_refused", "refused")
     assert "upstream.egress_proxy" in error.detail
 
