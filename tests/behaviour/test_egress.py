@@ -65,13 +65,13 @@ def secure_provider(backstage: Backstage, provider: DemoProvider, authority: Cer
 def launch_through(launch: Launcher, authority: CertificateAuthority) -> Launch:
     """A proxy in front of https://api.invalid, with overrides."""
 
-    def start(egress: EgressProxy | str, *overrides: str, **options: dict[str, str]) -> Proxy:
+    def start(egress: EgressProxy | str, *overrides: str, environment: dict[str, str] | None = None) -> Proxy:
         return launch(
             "https://api.invalid",
             f"upstream.tls.ca_file={authority.ca_file}",
             f"upstream.egress_proxy={egress if isinstance(egress, str) else egress.url}",
             *overrides,
-            environment=options.get("environment"),
+            environment=environment,
         )
 
     return start
@@ -127,6 +127,7 @@ def test_each_its_own(
         assert elsewhere.hits == 0
         assert set(egress.asked_for) == {b"api.invalid:443"}
         assert set(to_provider.asked_for) == {b"localhost:%d" % secure_provider.port}
+        assert b"authorization" not in b"".join(to_provider.heads).lower()
         assert all(tls_records(bytes(sent)) for sent in to_provider.tunnels)
 
 
