@@ -5,7 +5,7 @@ token is touched. A refused caller costs nothing and learns nothing.
 """
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from aiohttp.http_parser import RawRequestMessage
@@ -20,6 +20,7 @@ from proxy.core.headers import (
     ResponseRules,
     names_us,
     request_head,
+    request_section,
 )
 from proxy.core.policy import (
     BROWSER_FIELDS,
@@ -46,31 +47,99 @@ from proxy.settings import Settings
 
 # TRACE would return our Authorization to the client (RFC 9110 §9.3.8).
 _UNSUPPORTED_METHODS = frozenset({"CONNECT", "TRACE"})
+# Methods with each of which a header section means the same.
+_PLAIN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_PLAIN_REQUEST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[!-\"$-~]*) HTTP/1\.1")
+# How many header sections are remembered, and how large they may be.
+_MAX_SECTIONS, _MAX_SECTION = 256, 2048
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=-]{1,128}")
 
 
-class OutboundRequest(NamedTuple):
+class Section:
+    """What the header section of a request comes to, whatever its target.
+
+    `lines`: for the upstream, all but the credential. `length`: the Content-Length, 0 if there is none.
+    """
+
+    __slots__ = (
+        "chunked",
+        "ends_here",
+        "expects_continue",
+        "length",
+        "lines",
+        "max_body",
+        "opens_tunnel",
+        "request_id",
+        "response_rules",
+    )
+
+    def __init__(
+        self,
+        lines: bytes,
+        *,
+        response_rules: ResponseRules,
+        length: int = 0,
+        chunked: bool = False,
+        expects_continue: bool = False,
+        opens_tunnel: bool = False,
+        ends_here: bool = False,
+        max_body: int | None = None,
+        request_id: str = "",
+    ) -> None:
+        self.lines = lines
+        self.response_rules = response_rules
+        self.length = length
+        self.chunked = chunked
+        self.expects_continue = expects_continue
+        self.opens_tunnel = opens_tunnel
+        self.ends_here = ends_here
+        self.max_body = max_body
+        self.request_id = request_id
+
+    @property
+    def has_body(self) -> bool:
+        """Are there bytes of a body, here or on their way?"""
+        return self.chunked or self.length > 0
+
+
+class Admitted:
+    """A request that may be sent, once there is a token for it; with `section.ends_here` it is for the proxy itself."""
+
+    __slots__ = ("method", "section", "target")
+
+    def __init__(self, method: str, target: bytes, section: Section) -> None:
+        self.method = method
+        self.target = target
+        self.section = section
+
+
+class Recalled:
+    """A whole request whose header section has been admitted before; `target` as the client wrote it."""
+
+    __slots__ = ("body", "method", "section", "target")
+
+    def __init__(self, method: str, target: bytes, section: Section, body: bytes) -> None:
+        self.method = method
+        self.target = target
+        self.section = section
+        self.body = body
+
+
+class OutboundRequest:
     """A request as it goes upstream; `head` is complete, with its empty line. `token` is the credential in it."""
 
-    method: str
-    head: bytes
-    token: bytes
-    response_rules: ResponseRules
-    has_body: bool
-    chunked: bool
-    bodiless_response: bool
-    expects_continue: bool
-    opens_tunnel: bool
-    max_body: int | None
+    __slots__ = ("head", "method", "section", "token")
 
+    def __init__(self, method: str, head: bytes, token: bytes, section: Section) -> None:
+        self.method = method
+        self.head = head
+        self.token = token
+        self.section = section
 
-class Admitted(NamedTuple):
-    """A request that may be sent, once there is a token for it; with `ends_here` it is for the proxy itself."""
-
-    message: RawRequestMessage
-    fields: MessageFields
-    upstream_target: bytes
-    ends_here: bool
+    @property
+    def bodiless_response(self) -> bool:
+        """RFC 9110 §9.3.2."""
+        return self.method == "HEAD"
 
 
 class Admission:
@@ -104,6 +173,7 @@ class Admission:
         self._for_allowed_origins = ResponseRules(grants - CORS_GRANTS, withheld)
         self._max_header_size = settings.listen.max_header_size
         self._max_body = settings.limits.max_body
+        self._sections: dict[bytes, Section] = {}
 
     def admit(self, message: RawRequestMessage) -> Admitted:
         """Raises RequestError, or LoopDetected. What needs no knowledge of the request comes first."""
@@ -113,25 +183,60 @@ class Admission:
             raise MethodNotSupported
         target = parse_target(message.method, message.path)
         fields = self._rules.read(message.raw_headers)
-        self._check_host(target, fields)
-        if not BROWSER_FIELDS.isdisjoint(fields.noted):
-            check_browser(fields.noted, self._allowed_origins)
-        if self._required is not None:
-            name, value = self._required
-            check_header(fields.noted.get(name), value)
-        upstream_target = join_base(self._base_path, target.origin_form)
-        if self._path_rules is not None:
-            check_path(self._path_rules, message.method, upstream_target)
+        self._check_caller(target, fields.noted)
+        upstream_target = self._upstream_target(message.method, target.origin_form)
         self._check_framing(message, fields)
         if b"via" in fields.noted and names_us(fields.noted[b"via"]):
             raise LoopDetected
-        hops_left = hops.hops_left(message.method, fields)
-        if hops_left:
-            fields = hops.with_hops(fields, hops_left - 1)
-        return Admitted(message, fields, upstream_target, ends_here=hops_left == 0)
+        return Admitted(message.method, upstream_target, self._section(message, fields))
 
-    def _check_host(self, target: Target, fields: MessageFields) -> None:
-        host = fields.noted.get(b"host") if target.authority is None else target.authority
+    # Clients send the same header section again and again. What the parser and the rules above have found good in it is
+    # good the next time, byte for byte: then there is only the request line to read.
+
+    def remember(self, data: bytes, message: RawRequestMessage, section: Section) -> int | None:
+        """`data`: what began with `message`. Returns how many bytes of it are missing; None if that can't be said."""
+        if section.chunked or message.upgrade:
+            return None
+        _, key, end = _split(data)
+        missing = end + section.length - len(data)
+        is_plain = message.method in _PLAIN_METHODS and not (message.should_close or section.expects_continue)
+        if is_plain and missing == 0 and len(key) <= _MAX_SECTION:
+            if len(self._sections) >= _MAX_SECTIONS:
+                self._sections.clear()
+            self._sections[key] = section
+        return missing if missing >= 0 else None
+
+    def recall(self, data: bytes) -> Recalled | None:
+        """The request that `data` is, if it is exactly one, in a form that was remembered."""
+        line_end, key, end = _split(data)
+        section = self._sections.get(key)
+        if section is None or len(data) != end + section.length:
+            return None
+        line = _PLAIN_REQUEST_LINE.fullmatch(data, 0, line_end)
+        if line is None or line_end > self._max_header_size:
+            return None
+        return Recalled(line[1].decode(), line[2], section, data[end:])
+
+    def admit_recalled(self, request: Recalled) -> Admitted:
+        """Raises RequestError."""
+        return Admitted(request.method, self._upstream_target(request.method, request.target), request.section)
+
+    def _check_caller(self, target: Target, noted: Mapping[bytes, bytes]) -> None:
+        self._check_host(target, noted)
+        if not BROWSER_FIELDS.isdisjoint(noted):
+            check_browser(noted, self._allowed_origins)
+        if self._required is not None:
+            name, value = self._required
+            check_header(noted.get(name), value)
+
+    def _upstream_target(self, method: str, origin_form: bytes) -> bytes:
+        target = join_base(self._base_path, origin_form)
+        if self._path_rules is not None:
+            check_path(self._path_rules, method, target)
+        return target
+
+    def _check_host(self, target: Target, noted: Mapping[bytes, bytes]) -> None:
+        host = noted.get(b"host") if target.authority is None else target.authority
         # Only HTTP/1.0 has requests without Host; a browser, the one to be wary of, always sends it.
         if host is None or host_allowed(host, self._allowed_hosts):
             return
@@ -154,44 +259,51 @@ class Admission:
         if self._max_body is not None and int(noted.get(b"content-length", 0)) > self._max_body:
             raise BodyTooLarge
 
-    def outbound(self, admitted: Admitted, credential: Credential, *, has_body: bool) -> OutboundRequest:
-        """`has_body`: are there bytes of a body, here or on their way?"""
-        message, fields, target, _ = admitted
+    def _section(self, message: RawRequestMessage, fields: MessageFields) -> Section:
+        hops_left = hops.hops_left(message.method, fields)
+        if hops_left:
+            fields = hops.with_hops(fields, hops_left - 1)
+        noted = fields.noted
+        length = int(noted.get(b"content-length", 0))
+        has_body = message.chunked or length > 0
         # An HTTP/1.0 client does not know 100 (RFC 9110 §10.1.1).
-        expects_continue = has_body and b"expect" in fields.noted and message.version == HttpVersion11
+        expects_continue = has_body and b"expect" in noted and message.version == HttpVersion11
+        # Behind a body, nobody could tell where the tunnel begins.
+        opens_tunnel = bool(message.upgrade) and not has_body and _opens_tunnel(message, fields)
         framing = b""
         if message.chunked:
             framing = b"Transfer-Encoding: chunked\r\n"
-        elif b"content-length" in fields.noted:
-            framing = b"Content-Length: %d\r\n" % int(fields.noted[b"content-length"])
+        elif b"content-length" in noted:
+            framing = b"Content-Length: %d\r\n" % length
         if expects_continue:
             framing += b"Expect: 100-continue\r\n"
-        has_body = has_body or message.chunked
-        # Behind a body, nobody could tell where the tunnel begins.
-        opens_tunnel = message.upgrade and not has_body and _opens_tunnel(message, fields)
         if opens_tunnel:
             framing += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-        head = request_head(
-            message.method,
-            target,
-            self._rules,
-            fields.lines,
-            version_minor=message.version.minor,
-            framing=framing,
-            authorization=credential.fields(message.method, self._origin, target),
-        )
-        return OutboundRequest(
-            method=message.method,
-            head=head,
-            token=credential.token,
-            response_rules=self._for_allowed_origins if b"origin" in fields.noted else self._for_programs,
-            has_body=has_body,
+        return Section(
+            request_section(self._rules, fields.lines, version_minor=message.version.minor, framing=framing),
+            response_rules=self._for_allowed_origins if b"origin" in noted else self._for_programs,
+            length=length,
             chunked=message.chunked,
-            bodiless_response=message.method == "HEAD",
             expects_continue=expects_continue,
             opens_tunnel=opens_tunnel,
+            ends_here=hops_left == 0,
             max_body=self._max_body,
+            request_id=request_id(message),
         )
+
+    def outbound(self, admitted: Admitted, credential: Credential) -> OutboundRequest:
+        method, target, section = admitted.method, admitted.target, admitted.section
+        authorization = credential.fields(method, self._origin, target)
+        return OutboundRequest(
+            method, request_head(method, target, section.lines, authorization), credential.token, section
+        )
+
+
+def _split(data: bytes) -> tuple[int, bytes, int]:
+    """Where the request line ends, the header section, and where the head ends."""
+    line_end = data.find(b"\r\n")
+    end = data.find(b"\r\n\r\n", line_end)
+    return line_end, data[line_end:end], end + 4
 
 
 def _opens_tunnel(message: RawRequestMessage, fields: MessageFields) -> bool:

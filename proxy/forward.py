@@ -4,16 +4,16 @@ Knows nothing of tokens or policy: it gets finished requests and two connections
 """
 
 import asyncio
-from contextlib import suppress
 from email.utils import formatdate
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, cast
 
 from proxy.admission import OutboundRequest
 from proxy.core.headers import response_head
 from proxy.core.replay import after_lost_connection, asks_for_another_token, asks_for_nonce
 from proxy.errors import BodyTooLarge, ProxyError, UpstreamIncomplete
 from proxy.record import RequestRecord
+from proxy.steps import in_task
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
 from proxy.upstream.response import Response
@@ -23,6 +23,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # RFC 9110 §10.1.1: a client that waits for 100 should not wait for ever; an upstream that never sends it gets the body.
 CONTINUE_PATIENCE = 1.0
 
+_CHALLENGE, _NONCE = b"www-authenticate", b"dpop-nonce"
 _LAST_CHUNK = b"0\r\n\r\n"
 _NO_CONTENT, _NOT_MODIFIED = 204, 304
 _SWITCHED = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -83,7 +84,7 @@ class _Body:
         self._client = client
         self._record = record
         self._keep = keep
-        self._limit = request.max_body
+        self._limit = request.section.max_body
         self._pieces: list[bytes] | None = []
         self._whole = False
 
@@ -122,6 +123,8 @@ class _Body:
 class Exchange:
     """One request of `client`, and its response. `keep`: bytes of a body that are kept for a second sending."""
 
+    __slots__ = ("_body", "_client", "_has_new_token", "_is_chunked", "_pool", "_record", "_request", "_upload")
+
     def __init__(
         self, request: OutboundRequest, client: Client, pool: UpstreamPool, record: RequestRecord, keep: int
     ) -> None:
@@ -129,9 +132,9 @@ class Exchange:
         self._client = client
         self._pool = pool
         self._record = record
-        self._body = _Body(request, client, record, keep) if request.has_body else _NO_BODY
+        self._body = _Body(request, client, record, keep) if request.section.has_body else _NO_BODY
         self._upload: asyncio.Task[None] | None = None
-        self._has_new_token = False
+        self._has_new_token = self._is_chunked = False
 
     async def run(self) -> None:
         """Relays the request and its response.
@@ -158,7 +161,7 @@ class Exchange:
 
     async def _connect(self, *, fresh: bool) -> UpstreamConnection:
         began = perf_counter()
-        connection = await self._pool.acquire(fresh=fresh)
+        connection = await in_task(self._pool.acquire(fresh=fresh))
         self._record.connect = perf_counter() - began
         return connection
 
@@ -169,88 +172,78 @@ class Exchange:
     async def _attempt(self, connection: UpstreamConnection) -> bool:
         """Sends the request and relays the response; False if it is to be sent once more, as it is by then."""
         try:
-            response = await self._send(connection)
+            sent = perf_counter()
+            response = self._send(connection)
+            if not connection.request_sent:
+                await self._begin_upload(connection, response)
+            while not response.head_done:
+                await connection.wait()
+            self._record.ttfb = perf_counter() - sent
             if not connection.request_sent:
                 # The response came before the whole request: the rest of it is not wanted (RFC 9112 §9.3).
                 self._client.persistent = False
             if not response.complete:
-                return await self._finish(connection, response)
+                if self._is_refused(response) and await self._renew(response):
+                    return False
+                await self._relay(connection, response)
+                return True
         finally:
-            await self._leave(connection)
+            await self._leave(connection) if self._upload is not None else self._pool.release(connection)
         # Others may have the connection by now: this request may have to wait for a token.
-        return await self._finish(connection, response)
-
-    async def _finish(self, connection: UpstreamConnection, response: Response) -> bool:
-        if await self._is_to_be_sent_again(response):
+        if self._is_refused(response) and await self._renew(response):
             return False
-        await self._relay(connection, response)
-        return True
-
-    async def _is_to_be_sent_again(self, response: Response) -> bool:
-        """With another token, or another proof of possession, once."""
-        noted = response.fields.noted
-        challenge = noted.get(b"www-authenticate", b"")
-        nonce = noted.get(b"dpop-nonce")
-        if nonce is not None:
-            self._client.remember_nonce(nonce)
-        if self._has_new_token or not asks_for_another_token(response.status, challenge):
-            return False
-        replayable = self._body.kept is not None and not self._record.replayed
-        if nonce is not None and asks_for_nonce(challenge):
-            renewed: OutboundRequest | None = self._client.again()
-        else:
-            self._has_new_token = True
-            renewed = await self._client.renew(replayable=replayable)
-        if renewed is None or not replayable:
-            return False
-        self._request = renewed
-        self._record.replayed = True
+        self._write(response, self._begin(response), response.take())
         return True
 
     async def _leave(self, connection: UpstreamConnection) -> None:
+        """Of an exchange with an upload."""
+        upload = cast("asyncio.Task[None]", self._upload)
         try:
-            if self._upload is not None and not self._upload.done():
+            if not upload.done():
                 # The rest of the body is the client connection's to read away, once nobody else reads.
-                self._upload.cancel()
-                await asyncio.wait({self._upload})
+                upload.cancel()
+                await asyncio.wait({upload})
         finally:
             # A client that goes away in the meantime takes no connection of the pool with it.
             self._pool.release(connection)
 
     # The request.
 
-    async def _send(self, connection: UpstreamConnection) -> Response:
-        """Returns once the head of the response is there."""
-        sent = perf_counter()
+    def _send(self, connection: UpstreamConnection) -> Response:
+        """With its body, if that is here already."""
         request = self._request
         body = self._body.kept
-        if body is None and not request.expects_continue:
+        if body is None and not request.section.expects_continue:
             # A client that asks first has sent nothing yet.
             body = self._body.at_once()
-        if body is not None:
-            response = connection.start(request, _framed(body, request), finished=True)
-        else:
-            response = connection.start(request, b"", finished=False)
-            if not request.expects_continue or await self._go_ahead(connection, response):
-                self._upload = asyncio.get_running_loop().create_task(self._send_body(connection))
-        while not response.head_done:
-            await connection.wait()
-        self._record.ttfb = perf_counter() - sent
-        return response
+        if body is None:
+            return connection.start(request, b"", finished=False)
+        return connection.start(request, _framed(body, request), finished=True)
+
+    async def _begin_upload(self, connection: UpstreamConnection, response: Response) -> None:
+        if not self._request.section.expects_continue or await self._go_ahead(connection, response):
+            self._upload = asyncio.get_running_loop().create_task(self._send_body(connection))
 
     async def _go_ahead(self, connection: UpstreamConnection, response: Response) -> bool:
         """Asks the client for its body, unless the upstream has answered without wanting it (RFC 9110 §10.1.1)."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CONTINUE_PATIENCE):
-                while not (response.continued or response.head_done):
-                    await connection.wait()
+
+        def run_out() -> None:
+            response.continued = True
+            connection.wake()
+
+        patience = asyncio.get_running_loop().call_later(CONTINUE_PATIENCE, run_out)
+        try:
+            while not (response.continued or response.head_done):
+                await connection.wait()
+        finally:
+            patience.cancel()
         if response.head_done:
             return False
         self._client.write(CONTINUE)
         return True
 
     async def _send_body(self, connection: UpstreamConnection) -> None:
-        chunked = self._request.chunked
+        chunked = self._request.section.chunked
         try:
             while piece := await self._body.read():
                 connection.send(_chunk(piece) if chunked else piece)
@@ -263,33 +256,62 @@ class Exchange:
             connection.fail(ProxyError())
             raise
 
+    # A second sending.
+
+    def _is_refused(self, response: Response) -> bool:
+        """Could another token, or another proof of possession, change the answer?"""
+        noted = response.fields.noted
+        if _NONCE in noted:
+            self._client.remember_nonce(noted[_NONCE])
+        return not self._has_new_token and asks_for_another_token(response.status, noted.get(_CHALLENGE, b""))
+
+    async def _renew(self, response: Response) -> bool:
+        """Makes the request the one to send once more, where that is possible."""
+        noted = response.fields.noted
+        replayable = self._body.kept is not None and not self._record.replayed
+        if _NONCE in noted and asks_for_nonce(noted.get(_CHALLENGE, b"")):
+            renewed: OutboundRequest | None = self._client.again()
+        else:
+            self._has_new_token = True
+            renewed = await self._client.renew(replayable=replayable)
+        if renewed is None or not replayable:
+            return False
+        self._request = renewed
+        self._record.replayed = True
+        return True
+
     # The response.
 
     async def _relay(self, connection: UpstreamConnection, response: Response) -> None:
-        client, record = self._client, self._record
+        """Of a response that is still coming."""
         if response.switched:
             await self._tunnel(connection, response)
             return
-        chunked = self._reframes_as_chunked(response)
-        out = self._head(response, _date(response) + self._framing(response, chunked=chunked))
-        record.status = response.status
-        while True:
-            complete = response.complete
-            # A whole response has left its connection.
-            data = response.take() if complete else connection.take()
-            if data:
-                record.bytes_out += len(data)
-                out += _chunk(data) if chunked else data
-            if complete and chunked:
-                out += _LAST_CHUNK
-            if out:
-                client.write(out)
-                out = b""
-            if complete:
-                return
-            await client.drain()
+        head = self._begin(response)
+        while not response.complete:
+            self._write(response, head, connection.take())
+            head = b""
+            await self._client.drain()
             if not response.has_news:
                 await connection.wait()
+        # A whole response has left its connection.
+        self._write(response, head, response.take())
+
+    def _begin(self, response: Response) -> bytes:
+        """The head of the answer. From here on, only the end of the connection can tell of a failure (R115)."""
+        self._is_chunked = self._reframes_as_chunked(response)
+        self._record.status = response.status
+        return self._head(response, _date(response) + self._framing(response))
+
+    def _write(self, response: Response, out: bytes, data: bytes) -> None:
+        """`out`, and `data` behind it as a piece of the body."""
+        if data:
+            self._record.bytes_out += len(data)
+            out += _chunk(data) if self._is_chunked else data
+        if self._is_chunked and response.complete:
+            out += _LAST_CHUNK
+        if out:
+            self._client.write(out)
 
     async def _tunnel(self, connection: UpstreamConnection, response: Response) -> None:
         self._client.write(self._head(response, _SWITCHED))
@@ -298,9 +320,11 @@ class Exchange:
         await tunnel(self._client, connection, self._record)
 
     def _head(self, response: Response, added: bytes) -> bytes:
-        token = self._request.token
-        lines = _without_token(response.fields.lines, token)
-        reason = b"" if token in response.reason else response.reason
+        reason, lines, token = response.reason, response.fields.lines, self._request.token
+        if token in response.head:
+            # An upstream that echoes the credential must not give it to the client (R69).
+            reason = b"" if token in reason else reason
+            lines = [line for line in lines if token not in line]
         if self._record.replayed:
             added = _REPLAYED + added
         return response_head(response.status, reason, lines, added)
@@ -314,9 +338,9 @@ class Exchange:
             self._client.persistent = False
         return self._client.http_11
 
-    def _framing(self, response: Response, *, chunked: bool) -> bytes:
+    def _framing(self, response: Response) -> bytes:
         client = self._client
-        lines = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+        lines = b"Transfer-Encoding: chunked\r\n" if self._is_chunked else b""
         # RFC 9110 §8.6: kept for HEAD and 304, where it tells of another response; forbidden in a 204.
         if response.length is not None and response.status != _NO_CONTENT:
             lines = b"Content-Length: %d\r\n" % response.length
@@ -325,20 +349,13 @@ class Exchange:
         return lines if client.http_11 else lines + b"Connection: keep-alive\r\n"
 
 
-def _without_token(lines: list[bytes], token: bytes) -> list[bytes]:
-    """An upstream that echoes the credential must not give it to the client (R69)."""
-    if token not in b"".join(lines):
-        return lines
-    return [line for line in lines if token not in line]
-
-
 def _date(response: Response) -> bytes:
     """RFC 9110 §6.6.1: a gateway with a clock adds the field where the origin left it out."""
     return b"" if b"date" in response.fields.noted else b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
 def _framed(body: bytes, request: OutboundRequest) -> bytes:
-    return _chunk(body) + _LAST_CHUNK if request.chunked else body
+    return _chunk(body) + _LAST_CHUNK if request.section.chunked else body
 
 
 def _chunk(data: bytes) -> bytes:

@@ -87,8 +87,7 @@ def admission(url: str = "https://api.example", **upstream: Any) -> Admission:
 
 def outbound(message: RawRequestMessage, url: str = "https://api.example", **upstream: Any) -> OutboundRequest:
     admits = admission(url, **upstream)
-    has_body = message.chunked or int(message.headers.get("Content-Length", "0")) > 0
-    return admits.outbound(admits.admit(message), TOKEN, has_body=has_body)
+    return admits.outbound(admits.admit(message), TOKEN)
 
 
 def test_the_request_that_is_sent(parse: Parse) -> None:
@@ -97,9 +96,18 @@ def test_the_request_that_is_sent(parse: Parse) -> None:
         b"POST", b"/a%2Fb?c=%zz", b"X-A:  caf\xe9 ", b"content-LENGTH: 3", b"Authorization: Basic E2"
     )
     request = outbound(message)
-    assert (request.method, request.token, request.has_body, request.chunked) == ("POST", b"token", True, False)
-    assert (request.bodiless_response, request.expects_continue, request.opens_tunnel) == (False, False, False)
-    assert request.max_body == 1000
+    assert (request.method, request.token, request.section.has_body, request.section.chunked) == (
+        "POST",
+        b"token",
+        True,
+        False,
+    )
+    assert (request.bodiless_response, request.section.expects_continue, request.section.opens_tunnel) == (
+        False,
+        False,
+        False,
+    )
+    assert request.section.max_body == 1000
     assert request.head == (
         b"POST /a%2Fb?c=%zz HTTP/1.1\r\nHost: api.example\r\nX-A: caf\xe9\r\nVia: 1.1 thg-proxy\r\n"
         b"Content-Length: 3\r\nAuthorization: Bearer token\r\n\r\n"
@@ -140,12 +148,12 @@ def test_proof_of_possession(parse: Parse, url: str, target: bytes, proved: byte
     """With oauth.dpop each request has one proof, ours, for the URI that goes upstream; the nonce is kept (R105)."""
     admits = Admission(Settings(upstream=Upstream(url=url), oauth=OAuth(dpop=True)))
     message = parse.get(target, b"DPoP: the.clients.own", b"dpop: an.other.one", b"Connection: dpop")
-    request = admits.outbound(admits.admit(message), Proving(Secret("token"), 1), has_body=False)
+    request = admits.outbound(admits.admit(message), Proving(Secret("token"), 1))
 
     assert request.head.lower().count(b"dpop:") == 1
     assert request.head.endswith(b"Authorization: Bearer token\r\nDPoP: " + proved + b"\r\n\r\n")
     assert request.token == b"token"
-    assert request.response_rules.read([(b"DPoP-Nonce", b"n")])[:2] == ([], {b"dpop-nonce": b"n"})
+    assert request.section.response_rules.read([b"DPoP-Nonce: n\r\n"])[:2] == ([], {b"dpop-nonce": b"n"})
 
 
 def test_proofs_are_nothing_to_a_bearer_token(parse: Parse) -> None:
@@ -153,7 +161,7 @@ def test_proofs_are_nothing_to_a_bearer_token(parse: Parse) -> None:
     request = outbound(parse.get(b"/a", b"DPoP: the.clients.own"))
 
     assert b"\r\nDPoP: the.clients.own\r\n" in request.head
-    assert request.response_rules.read([(b"DPoP-Nonce", b"n")]).lines == [b"DPoP-Nonce: n\r\n"]
+    assert request.section.response_rules.read([b"DPoP-Nonce: n\r\n"]).lines == [b"DPoP-Nonce: n\r\n"]
 
 
 def test_the_version_is_our_own(parse: Parse) -> None:
@@ -264,7 +272,7 @@ def test_unknown_expectation(parse: Parse, expect: bytes) -> None:
 def test_expectation_is_passed_on(parse: Parse, raw: bytes, expects: bool) -> None:
     """The upstream is asked before the client sends, where there is a body and the client knows 100 (R28)."""
     request = outbound(parse(raw))
-    assert request.expects_continue is expects
+    assert request.section.expects_continue is expects
     assert (b"\r\nExpect: 100-continue\r\n" in request.head) is expects
 
 
@@ -281,8 +289,8 @@ def test_framing_is_written_anew(parse: Parse, lines: list[bytes], framing: byte
     """Exactly one framing field goes upstream, in its canonical form (R8, R48, R56)."""
     request = outbound(parse.request(b"POST", b"/a", *lines))
     assert b"Via: 1.1 thg-proxy\r\n" + framing + b"Authorization: " in request.head
-    assert request.chunked is (b"chunked" in framing)
-    assert request.has_body is (framing not in (b"", b"Content-Length: 0\r\n"))
+    assert request.section.chunked is (b"chunked" in framing)
+    assert request.section.has_body is (framing not in (b"", b"Content-Length: 0\r\n"))
 
 
 def test_a_coding_below_the_chunks(parse: Parse) -> None:
@@ -299,7 +307,7 @@ def test_announced_size(parse: Parse, length: bytes, refused: bool) -> None:
         with pytest.raises(BodyTooLarge):
             admission().admit(message)
     else:
-        assert outbound(message).has_body
+        assert outbound(message).section.has_body
 
 
 @pytest.mark.parametrize(
@@ -337,7 +345,7 @@ HANDSHAKE = [b"Connection: keep-alive, Upgrade", b"Upgrade: WebSocket", b"Sec-We
 def test_websocket_handshake(parse: Parse) -> None:
     """A WebSocket handshake goes on as one, with the credential (R59)."""
     request = outbound(parse.get(b"/a", *HANDSHAKE))
-    assert request.opens_tunnel
+    assert request.section.opens_tunnel
     assert request.head == (
         b"GET /a HTTP/1.1\r\nHost: api.example\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"
         b"Via: 1.1 thg-proxy\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer token\r\n\r\n"
@@ -358,7 +366,7 @@ def test_websocket_handshake(parse: Parse) -> None:
 def test_other_upgrades(parse: Parse, raw: bytes) -> None:
     """Nothing else leaves HTTP/1.1: the request goes on without its Upgrade (R48, R59)."""
     request = outbound(parse(raw))
-    assert not request.opens_tunnel
+    assert not request.section.opens_tunnel
     assert b"pgrade" not in request.head
     assert b"HTTP2" not in request.head
 
@@ -377,7 +385,7 @@ def test_policy(parse: Parse) -> None:
         with pytest.raises(NotAllowed):
             admits.admit(parse.get(target, b"X-Key: 1", b"X-Forwarded-Uri: /v1/status"))
     admitted = admits.admit(parse.get(b"/v1/status?a", b"X-Key: 1", b"X_Key: 1", b"Origin: http://a"))
-    assert admitted.fields.lines == [b"Origin: http://a\r\n"]
+    assert admitted.section.lines == b"Host: api.example\r\nOrigin: http://a\r\nVia: 1.1 thg-proxy\r\n"
 
 
 @pytest.mark.parametrize(
@@ -402,3 +410,118 @@ def test_request_id(parse: Parse, value: bytes, expected: str) -> None:
 def test_no_request_id(parse: Parse) -> None:
     """None is made up before it is needed."""
     assert request_id(parse.get()) == ""
+
+
+# A header section that has been admitted before.
+
+
+def recalled(admits: Admission, parse: Parse, first: bytes, second: bytes) -> bytes | None:
+    """The head that `second` is sent with after `first` has been admitted; None if it is not recalled."""
+    message = parse(first)
+    assert admits.remember(first, message, admits.admit(message).section) == 0
+    request = admits.recall(second)
+    return None if request is None else admits.outbound(admits.admit_recalled(request), TOKEN).head
+
+
+SECTION = b"Host: localhost\r\nX-A:  caf\xe9 \r\nX-Forwarded-For: 6.6.6.6\r\nX-Request-Id: 1\r\n"
+LONG = b"Host: localhost\r\nContent-Length: 3\r\n"
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (b"GET /a HTTP/1.1\r\n" + SECTION + b"\r\n", b"GET /b?c=%zz HTTP/1.1\r\n" + SECTION + b"\r\n"),
+        (b"GET /a HTTP/1.1\r\n" + SECTION + b"\r\n", b"HEAD /a%2Fb HTTP/1.1\r\n" + SECTION + b"\r\n"),
+        (b"POST /a HTTP/1.1\r\n" + LONG + b"\r\nabc", b"PUT /b HTTP/1.1\r\n" + LONG + b"\r\nxyz"),
+    ],
+)
+def test_the_same_header_section_again(parse: Parse, first: bytes, second: bytes) -> None:
+    """What is sent for a request with a known header section is what is sent for it when it is parsed (R34, R52)."""
+    head = recalled(admission(), parse, first, second)
+    assert head is not None
+    assert head == outbound(parse(second)).head
+
+
+def test_what_is_recalled(parse: Parse) -> None:
+    """Method, target, body and request id are those of the request that is recalled."""
+    admits, first = admission(), b"POST /a HTTP/1.1\r\n" + LONG + b"X-Request-Id: id-1\r\n\r\nabc"
+    message = parse(first)
+    admits.remember(first, message, admits.admit(message).section)
+    request = admits.recall(first.replace(b"POST /a", b"PUT /b?c").replace(b"abc", b"xyz"))
+    assert request is not None
+    assert (request.method, request.target, request.body) == ("PUT", b"/b?c", b"xyz")
+    assert (request.section.request_id, request.section.length) == ("id-1", 3)
+
+
+PLAIN = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        b"",
+        b"\r\n" + PLAIN,
+        PLAIN[:-1],
+        PLAIN + b"x",
+        PLAIN + PLAIN,
+        PLAIN.replace(b"localhost", b"LOCALHOST"),
+        PLAIN.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        PLAIN.replace(b"HTTP/1.1", b"HTTP/2.0"),
+        PLAIN.replace(b" HTTP/1.1", b""),
+        *(PLAIN.replace(b"GET", method) for method in (b"TRACE", b"OPTIONS", b"get", b"PROPFIND", b"G")),
+        *(PLAIN.replace(b"/a", target) for target in (b"a", b"*", b"http://localhost/a", b"/a#b", b"/a b", b"/\xe9")),
+        *(PLAIN.replace(b"/a", target) for target in (b"/\r", b"/a\x00", b"/\t", b"/\x7f", b"", b"/" + b"a" * 3000)),
+    ],
+)
+def test_what_is_not_recalled(parse: Parse, second: bytes) -> None:
+    """Anything but one whole request in the plainest form is left to the parser (R15, R20, R21, R24, R25, R27)."""
+    assert recalled(admission(), parse, PLAIN, second) is None
+
+
+@pytest.mark.parametrize(
+    "raw, missing",
+    [
+        (b"OPTIONS /a HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n", 0),
+        (b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 0),
+        (b"GET /a HTTP/1.0\r\nHost: localhost\r\n\r\n", 0),
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", 0),
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n", 3),
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nab", 1),
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
+        (b"GET /a HTTP/1.1\r\n" + b"\r\n".join([*HANDSHAKE, b"Host: localhost"]) + b"\r\n\r\n", None),
+        (PLAIN + b"GET", None),
+        (b"GET /a HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 2048 + b"\r\n\r\n", 0),
+    ],
+)
+def test_what_is_not_remembered(parse: Parse, raw: bytes, missing: int | None) -> None:
+    """What ends a connection, waits, switches, depends on its method or is large is parsed anew; how much of it is
+    still to come is known where it can be.
+    """
+    admits = Admission(Settings(policy=Policy(allowed_hosts=("localhost",))))
+    message = parse(raw)
+    assert admits.remember(raw, message, admits.admit(message).section) == missing
+    assert admits.recall(raw) is None
+    assert admits.recall(raw.replace(b"OPTIONS", b"GET")) is None
+
+
+def test_rules_for_paths_hold_for_what_is_recalled(parse: Parse) -> None:
+    """The target is looked at each time (R35, R45)."""
+    admits = Admission(Settings(upstream=Upstream(url="https://a/v1"), policy=Policy(allow=(Rule("/v1/*"),))))
+    message = parse(PLAIN)
+    admits.remember(PLAIN, message, admits.admit(message).section)
+    for target, error in ((b"/../a", BadTarget), (b"/a/b", NotAllowed)):
+        request = admits.recall(PLAIN.replace(b"/a", target))
+        assert request is not None
+        with pytest.raises(error):
+            admits.admit_recalled(request)
+
+
+def test_memory_is_bounded(parse: Parse) -> None:
+    """However many header sections there are, a bounded number is remembered; the latest is (R153)."""
+    admits = admission()
+    for number in range(1000):
+        raw = PLAIN.replace(b"\r\n\r\n", b"\r\nX-A: %d\r\n\r\n" % number)
+        message = parse(raw)
+        admits.remember(raw, message, admits.admit(message).section)
+        assert admits.recall(raw) is not None
+    assert len(admits._sections) <= 256

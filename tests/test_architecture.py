@@ -16,7 +16,7 @@ LAYERS = (
     ("errors",),
     ("core",),
     ("secret",),
-    ("settings", "log_writer", "hardening"),
+    ("settings", "log_writer", "hardening", "steps"),
     ("log", "metrics", "deadline", "clock", "tls", "credential", "loop"),
     ("record",),
     ("config",),

@@ -50,9 +50,7 @@ _REBUILD = _Handling(noted=True, passed=False)
 _NOTE = _Handling(noted=True, passed=True)
 _PASS = _Handling(noted=False, passed=True)
 
-# Names as they are written, and what becomes of them: clients send the same few again and again. Bounded, since a
-# hostile one does not.
-_MAX_REMEMBERED = 512
+_MAX_KNOWN = 512
 
 
 class MessageFields(NamedTuple):
@@ -95,11 +93,28 @@ class RequestRules:
         self.handling |= dict.fromkeys(noted - gone, _NOTE) | dict.fromkeys(noted & gone, _REBUILD)
         self.handling |= dict.fromkeys({*_REBUILT, *withheld}, _REBUILD)
 
-        self._fields = _FieldReader(self._handle)
+        self._handlings = _Handlings(self._handle)
 
     def read(self, fields: Fields) -> MessageFields:
         """The client's fields without those that end here."""
-        return self._fields.read(fields)
+        lines: list[bytes] = []
+        noted: dict[bytes, bytes] = {}
+        size = 0
+        known = self._handlings.known
+        for name, value in fields:
+            try:
+                handling = known[name]
+            except KeyError:
+                handling = self._handlings.learn(name)
+            line = b"%b: %b\r\n" % (name, value)
+            size += len(line)
+            if handling is not _PASS:
+                if handling.noted:
+                    _note(noted, name.lower(), value)
+                if not handling.passed:
+                    continue
+            lines.append(line)
+        return MessageFields(_without_nominated(lines, noted), noted, size)
 
     def _handle(self, lower: bytes) -> _Handling:
         # CGI and WSGI read `X_Real_IP` as `X-Real-IP`, so a twin with underscores is dropped like the field itself.
@@ -109,40 +124,23 @@ class RequestRules:
         return self.handling.get(lower, _PASS)
 
 
-class _FieldReader:
-    """Reads header sections by a rule for names in lower case."""
+class _Handlings:
+    """What becomes of fields, by their names as they are written: senders write the same few again and again."""
 
     def __init__(self, handle: Callable[[bytes], _Handling]) -> None:
         self._handle = handle
-        self._remembered: dict[bytes, _Handling] = {}
+        self.known: dict[bytes, _Handling] = {}
 
-    def read(self, fields: Fields) -> MessageFields:
-        lines: list[bytes] = []
-        noted: dict[bytes, bytes] = {}
-        size = 0
-        remembered = self._remembered
-        for name, value in fields:
-            try:
-                handling = remembered[name]
-            except KeyError:
-                handling = self._learn(name)
-            line = b"%b: %b\r\n" % (name, value)
-            size += len(line)
-            if handling is _PASS:
-                lines.append(line)
-                continue
-            if handling.passed:
-                lines.append(line)
-            if handling.noted:
-                lower = name.lower()
-                noted[lower] = noted[lower] + b"," + value if lower in noted else value
-        return MessageFields(_without_nominated(lines, noted), noted, size)
-
-    def _learn(self, name: bytes) -> _Handling:
-        if len(self._remembered) >= _MAX_REMEMBERED:
-            self._remembered.clear()
-        handling = self._remembered[name] = self._handle(name.lower())
+    def learn(self, name: bytes) -> _Handling:
+        """Of a name that is not `known` yet. A hostile sender has a new one each time."""
+        if len(self.known) >= _MAX_KNOWN:
+            self.known.clear()
+        handling = self.known[name] = self._handle(name.lower())
         return handling
+
+
+def _note(noted: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    noted[name] = noted[name] + b"," + value if name in noted else value
 
 
 def _without_nominated(lines: list[bytes], noted: Mapping[bytes, bytes]) -> list[bytes]:
@@ -166,36 +164,26 @@ def names_us(via: bytes) -> bool:
     return any(PSEUDONYM in entry.lower().split()[1:2] for entry in via.split(b","))
 
 
-def request_head(
-    method: str,
-    target: bytes,
-    rules: RequestRules,
-    lines: list[bytes],
-    *,
-    version_minor: int,
-    framing: bytes,
-    authorization: bytes,
-) -> bytes:
-    """The request line and header block for the upstream, with exactly one `Authorization`: ours (RFC 6750 §2.1).
-
-    `framing` and `authorization` are finished lines; `framing` may be empty.
-    """
+def request_section(rules: RequestRules, lines: list[bytes], *, version_minor: int, framing: bytes) -> bytes:
+    """The header section for the upstream, without the credential. `framing` is finished lines, and may be empty."""
     return b"".join(
         (
-            method.encode("ascii"),
-            b" ",
-            target,
-            b" HTTP/1.1\r\n",
             rules.host,
             *lines,
             rules.added,
             # The received protocol is the client's (RFC 9110 §7.6.3).
             b"Via: 1.%d thg-proxy\r\n" % version_minor if rules.via else b"",
             framing,
-            authorization,
-            b"\r\n",
         )
     )
+
+
+def request_head(method: str, target: bytes, section: bytes, authorization: bytes) -> bytes:
+    """The whole head for the upstream, with exactly one `Authorization`: ours (RFC 6750 §2.1).
+
+    `authorization` is finished lines; it comes last, so that nothing before it can take its place.
+    """
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method.encode("ascii"), target, section, authorization)
 
 
 # Fields by which an answer from "localhost" would speak for every program on this machine (R138): these let pages read
@@ -228,11 +216,26 @@ class ResponseRules:
         self._handling |= dict.fromkeys((b"connection", b"content-length", b"transfer-encoding", b"upgrade"), _REBUILD)
         self._handling |= dict.fromkeys(withheld, _REBUILD)
         self._handling |= dict.fromkeys((b"date", b"www-authenticate"), _NOTE)
-        self._fields = _FieldReader(lambda lower: self._handling.get(lower, _PASS))
+        self._handlings = _Handlings(lambda lower: self._handling.get(lower, _PASS))
 
-    def read(self, fields: Fields) -> MessageFields:
-        """The upstream's fields without those that end here; what the proxy itself must know is noted."""
-        return self._fields.read(fields)
+    def read(self, section: list[bytes]) -> MessageFields:
+        """The fields of a header section, whole lines, without those that end here."""
+        lines: list[bytes] = []
+        noted: dict[bytes, bytes] = {}
+        known = self._handlings.known
+        for line in section:
+            name, _, value = line.partition(b":")
+            try:
+                handling = known[name]
+            except KeyError:
+                handling = self._handlings.learn(name)
+            if handling is not _PASS:
+                if handling.noted:
+                    _note(noted, name.lower(), value.strip())
+                if not handling.passed:
+                    continue
+            lines.append(line)
+        return MessageFields(_without_nominated(lines, noted), noted, sum(map(len, section)))
 
 
 def response_head(status: int, reason: bytes, lines: list[bytes], framing: bytes) -> bytes:

@@ -5,8 +5,8 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from proxy import __version__
-from proxy.admission import OutboundRequest
-from proxy.core.headers import RequestRules, ResponseRules, request_head
+from proxy.admission import OutboundRequest, Section
+from proxy.core.headers import RequestRules, ResponseRules, request_head, request_section
 from proxy.core.replay import asks_for_nonce
 from proxy.core.target import join_base
 from proxy.credential import Credential
@@ -86,24 +86,7 @@ async def _exchange(pool: UpstreamPool, request: OutboundRequest) -> Response:
 def _request(upstream: Upstream, credential: Credential, target: bytes) -> OutboundRequest:
     url, headers = urlsplit(upstream.url), upstream.headers
     rules = RequestRules(url.netloc.encode(), via=upstream.via, added=headers.set, removed=headers.remove)
-    head = request_head(
-        "GET",
-        target,
-        rules,
-        _OWN_FIELDS,
-        version_minor=1,
-        framing=b"",
-        authorization=credential.fields("GET", f"{url.scheme}://{url.netloc}".encode(), target),
-    )
-    return OutboundRequest(
-        method="GET",
-        head=head,
-        token=credential.token,
-        response_rules=ResponseRules(withheld=(b"dpop-nonce",)),
-        has_body=False,
-        chunked=False,
-        bodiless_response=False,
-        expects_continue=False,
-        opens_tunnel=False,
-        max_body=None,
-    )
+    lines = request_section(rules, _OWN_FIELDS, version_minor=1, framing=b"")
+    authorization = credential.fields("GET", f"{url.scheme}://{url.netloc}".encode(), target)
+    section = Section(lines, response_rules=ResponseRules(withheld=(b"dpop-nonce",)))
+    return OutboundRequest("GET", request_head("GET", target, lines, authorization), credential.token, section)

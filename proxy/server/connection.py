@@ -4,15 +4,15 @@ import asyncio
 from email.utils import formatdate
 from secrets import token_hex
 from time import perf_counter
-from typing import NamedTuple, cast
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from proxy.admission import Admitted, OutboundRequest, request_id
+from proxy.admission import Admitted, OutboundRequest, Recalled, request_id
 from proxy.core.headers import response_head
 from proxy.core.problem import problem_response
 from proxy.credential import Credential
@@ -24,31 +24,41 @@ from proxy.server.parsing import ends_http, raise_parse_error
 from proxy.server.serving import Serving
 from proxy.server.tunnel import ToTunnel
 from proxy.server.wire import ClientWire
+from proxy.steps import in_task
 from proxy.upstream.tunnel import FarSide
 
 _OK = 200
 
 
-class _Sending(NamedTuple):
-    """What the request that is being served is made of."""
-
-    admitted: Admitted
-    credential: Credential
-    has_body: bool
-
-
 class ClientConnection(ClientWire):
     """Serves the requests of one client, one after another."""
 
-    __slots__ = ("_engine", "_is_chunked", "_is_refused", "_sending", "_serving", "_tunnel", "persistent")
+    __slots__ = (
+        "_admitted",
+        "_ahead",
+        "_credential",
+        "_engine",
+        "_is_chunked",
+        "_is_refused",
+        "_piece",
+        "_recalled",
+        "_serving",
+        "_tunnel",
+        "persistent",
+    )
 
     def __init__(self, server: web.Server, serving: Serving, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, serving.engine.settings, loop)
         self._serving = serving
         self._engine = serving.engine
         self._is_refused = False
-        self._sending: _Sending | None = None
+        self._admitted: Admitted | None = None
+        self._credential: Credential | None = None
         self._is_chunked = False
+        self._recalled: Recalled | None = None
+        # Bytes that are missing of the request that is being read: none between two requests. None where nobody knows.
+        self._ahead: int | None = 0
+        self._piece: bytes | None = None
         self._tunnel: FarSide | None = None
         self.persistent = True
 
@@ -72,11 +82,13 @@ class ClientConnection(ClientWire):
     # One request after another.
 
     async def start(self) -> None:
-        """Serves requests until the connection ends; aiohttp runs this as the connection's task."""
+        """As the connection's coroutine, in the place of aiohttp's own loop over the requests."""
         try:
             while self.persistent and not self._force_close and not self._close:
-                message, payload = await self._next_message()
-                self._chunks.next_request()
+                self._recalled = None
+                while not (self._messages or self._recalled):
+                    await self._arrived
+                message, payload = (self._recalled, EMPTY_PAYLOAD) if self._recalled else self._next_message()
                 self._read_deadline.clear()
                 await self._serve(message, payload)
                 # A client that asks on and on, and reads nothing, must not pile up its answers here.
@@ -86,13 +98,20 @@ class ClientConnection(ClientWire):
         finally:
             self.linger()
 
-    async def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
-        if not self._messages:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+    def data_received(self, data: bytes) -> None:
+        if self._ahead == 0 and self._arrived.is_awaited:
+            self._recalled = self._serving.engine.admission.recall(data)
+            if self._recalled is not None:
+                self._arrived.set()
+                return
+            self._piece, self._ahead = data, None
+        elif self._ahead is not None:
+            self._ahead = self._ahead - len(data) if self._ahead >= len(data) else None
+        super().data_received(data)
+        self._piece = None
+
+    def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
+        self._chunks.next_request()
         message = self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()
@@ -100,19 +119,19 @@ class ClientConnection(ClientWire):
             self._resume_reading_if_drained()
         return message
 
-    async def _serve(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> None:
+    async def _serve(self, message: RawRequestMessage | Recalled | _ErrInfo, payload: StreamReader) -> None:
         traffic = self._serving.traffic
         traffic.in_flight += 1
-        if isinstance(message, _ErrInfo):
-            record = RequestRecord("", "", perf_counter())
-        else:
-            record = RequestRecord(message.method, message.path, perf_counter())
+        record = _record(message)
         self._payload = payload
         try:
-            if isinstance(message, _ErrInfo):
-                self.persistent = False
-                raise_parse_error(message)
-            await self._exchange(message, payload, record)
+            admitted = self._admit(message, record)
+            if admitted.section.ends_here:
+                self._answer_options(payload, record)
+            else:
+                self._admitted = admitted
+                self._credential = self._engine.tokens.current() or await self._wait_for_token(record)
+                await Exchange(self.again(), self, self._engine.pool, record, self._settings.limits.replay_body).run()
             record.relayed()
         except ProxyError as error:
             self._fail(error, payload, record)
@@ -129,26 +148,32 @@ class ClientConnection(ClientWire):
             self._serving.finished(record)
         self._payload = None
 
-    async def _exchange(self, message: RawRequestMessage, payload: StreamReader, record: RequestRecord) -> None:
-        traffic, engine = self._serving.traffic, self._serving.engine
+    def _admit(self, message: RawRequestMessage | Recalled | _ErrInfo, record: RequestRecord) -> Admitted:
+        """Raises ProxyError."""
+        if isinstance(message, _ErrInfo):
+            self.persistent = False
+            raise_parse_error(message)
+        engine = self._serving.engine
         self._engine, self._settings = engine, engine.settings
-        self.http_11 = message.version == HttpVersion11
-        self._is_chunked = message.chunked
-        self.persistent = not (message.should_close or ends_http(message) or (self._is_cut and not self._messages))
-        record.request_id = request_id(message)
+        if isinstance(message, Recalled):
+            self.http_11, self._is_chunked = True, False
+            record.request_id = message.section.request_id
+        else:
+            self.http_11 = message.version == HttpVersion11
+            self._is_chunked = message.chunked
+            self.persistent = not (message.should_close or ends_http(message) or (self._is_cut and not self._messages))
+            record.request_id = request_id(message)
         if self._is_refused:
             raise CallerRefused
-        if traffic.in_flight > self._settings.limits.max_in_flight:
+        if self._serving.traffic.in_flight > self._settings.limits.max_in_flight:
             raise Overloaded
+        if isinstance(message, Recalled):
+            return engine.admission.admit_recalled(message)
+        piece, self._piece = self._piece, None
         admitted = engine.admission.admit(message)
-        if admitted.ends_here:
-            self._answer_options(payload, record)
-            return
-        self._sending = _Sending(
-            admitted, engine.tokens.current() or await self._wait_for_token(record), not payload.at_eof()
-        )
-        keep = self._settings.limits.replay_body
-        await Exchange(self._outbound(self._sending), self, engine.pool, record, keep).run()
+        if piece is not None:
+            self._ahead = engine.admission.remember(piece, message, admitted.section)
+        return admitted
 
     def _answer_options(self, payload: StreamReader, record: RequestRecord) -> None:
         """As one who has no options: a request that may be forwarded no more is answered here (RFC 9110 §7.6.2)."""
@@ -158,13 +183,10 @@ class ClientConnection(ClientWire):
         framing = b"Content-Length: 0\r\n" + (b"" if self.persists() else b"Connection: close\r\n")
         self.write(response_head(_OK, b"OK", [b"Date: %b\r\n" % formatdate(usegmt=True).encode()], framing))
 
-    def _outbound(self, sending: "_Sending") -> OutboundRequest:
-        return self._engine.admission.outbound(sending.admitted, sending.credential, has_body=sending.has_body)
-
     async def _wait_for_token(self, record: RequestRecord) -> Credential:
         began = perf_counter()
         try:
-            return await self._engine.tokens.acquire()
+            return await in_task(self._engine.tokens.acquire())
         finally:
             record.token_wait = perf_counter() - began
 
@@ -215,19 +237,22 @@ class ClientConnection(ClientWire):
 
     # What an exchange needs.
 
+    def body_arrived(self) -> bytes | None:
+        return super().body_arrived() if self._recalled is None else self._recalled.body
+
     async def renew(self, *, replayable: bool) -> OutboundRequest | None:
-        sending = cast(_Sending, self._sending)
-        credential = await self._engine.tokens.replace(sending.credential.generation, wait=replayable)
+        tokens, generation = self._engine.tokens, cast(Credential, self._credential).generation
+        credential = await in_task(tokens.replace(generation, wait=replayable))
         if credential is None:
             return None
-        self._sending = sending._replace(credential=credential)
-        return self._outbound(self._sending)
+        self._credential = credential
+        return self.again()
 
     def again(self) -> OutboundRequest:
-        return self._outbound(cast(_Sending, self._sending))
+        return self._engine.admission.outbound(cast(Admitted, self._admitted), cast(Credential, self._credential))
 
     def remember_nonce(self, nonce: bytes) -> None:
-        cast(_Sending, self._sending).credential.remember(nonce)
+        cast(Credential, self._credential).remember(nonce)
 
     def persists(self) -> bool:
         # aiohttp's parser counts the last trailer field among the next request's: no request may follow (R12).
@@ -235,3 +260,12 @@ class ClientConnection(ClientWire):
         if self._serving.connections.draining or has_trailers:
             self.persistent = False
         return self.persistent
+
+
+def _record(message: RawRequestMessage | Recalled | _ErrInfo) -> RequestRecord:
+    now = perf_counter()
+    if isinstance(message, RawRequestMessage):
+        return RequestRecord(message.method, message.path, now)
+    if isinstance(message, Recalled):
+        return RequestRecord(message.method, message.target.decode("ascii"), now)
+    return RequestRecord("", "", now)

@@ -6,7 +6,9 @@ import struct
 from typing import cast
 
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
+from aiohttp.tcp_helpers import tcp_keepalive
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from proxy.deadline import Deadline
@@ -14,6 +16,7 @@ from proxy.errors import BadRequest, HeaderTooLarge, ProxyError, RequestTimeout
 from proxy.server.caller import is_gone
 from proxy.server.parsing import ChunkedWire, drops_bytes
 from proxy.settings import Settings
+from proxy.steps import Signal, Steps
 from proxy.tls import resume_reading
 
 MAX_FIELDS = 128
@@ -29,12 +32,14 @@ class ClientWire(web.RequestHandler):
     """What `ClientConnection` reads from and writes to."""
 
     __slots__ = (
+        "_arrived",
         "_chunks",
         "_is_cut",
         "_partial_head",
         "_payload",
         "_read_deadline",
         "_settings",
+        "_steps",
         "_watch",
         "_write_deadline",
         "http_11",
@@ -57,6 +62,7 @@ class ClientWire(web.RequestHandler):
         self._partial_head = 0
         self._chunks = ChunkedWire()
         self._is_cut = False
+        self._arrived = Signal()
         self._read_deadline = Deadline(loop, self._read_expired)
         self._write_deadline = Deadline(loop, self.abort)
         self._watch = Deadline(loop, self._look)
@@ -68,8 +74,17 @@ class ClientWire(web.RequestHandler):
 
     # In.
 
+    async def start(self) -> None:
+        """Serves requests until the connection ends."""
+        raise NotImplementedError
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        """As that of aiohttp, which would run `start` in a task."""
+        BaseProtocol.connection_made(self, transport)
+        tcp_keepalive(cast(asyncio.Transport, transport))
+        cast(web.Server, self._manager).connection_made(self, cast(asyncio.Transport, transport))
+        self._steps = Steps(self.start(), self._loop)
+        self._steps.step()
         self._read_deadline.set(self._settings.listen.keepalive_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -77,6 +92,7 @@ class ClientWire(web.RequestHandler):
         self._write_deadline.close()
         self._watch.close()
         super().connection_lost(exc)
+        self._steps.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._close:
@@ -96,6 +112,7 @@ class ClientWire(web.RequestHandler):
                 self._is_cut = drops_bytes(data, newest, len(self._messages) - queued)
             elif message.chunked and payload is None and len(self._messages) == 1:
                 self._body_progress(newest, len(data) - self._settings.listen.max_header_size, newest.total_bytes)
+            self._arrived.set()
         elif payload is None:
             self._head_progress(len(data))
         elif in_body:
@@ -192,12 +209,16 @@ class ClientWire(web.RequestHandler):
         self._payload = None
         self._partial_head = 0
         self._resume_transport_reading()
-        if transport.can_write_eof():
-            transport.write_eof()
-            self._read_deadline.set(LINGER)
-        else:
+        if not transport.can_write_eof():
             # TLS reads on after its close_notify.
             self.hang_up()
+            return
+        try:
+            transport.write_eof()
+            self._read_deadline.set(LINGER)
+        except OSError:
+            # The client has gone, and the loop is about to say so.
+            transport.abort()
 
     def hang_up(self) -> None:
         """Sends what is written, then closes; a client that reads nothing is cut."""

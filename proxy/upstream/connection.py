@@ -8,6 +8,7 @@ from proxy.admission import OutboundRequest
 from proxy.deadline import Deadline
 from proxy.errors import ProxyError, UpstreamIncomplete, UpstreamProtocol, UpstreamTimeout
 from proxy.settings import Upstream
+from proxy.steps import Signal
 from proxy.tls import resume_reading
 from proxy.upstream.response import Response
 from proxy.upstream.tunnel import FarSide
@@ -27,12 +28,12 @@ class UpstreamConnection(asyncio.Protocol):
         "_drained",
         "_ended",
         "_loop",
+        "_news",
         "_on_lost",
         "_reading_paused",
         "_settings",
         "_transport",
         "_tunnel",
-        "_waiter",
         "_writing_paused",
         "closed",
         "error",
@@ -51,7 +52,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._settings = settings
         self._on_lost = on_lost
         self._deadline = Deadline(loop, self._timed_out)
-        self._waiter: asyncio.Future[None] | None = None
+        self._news = Signal()
         self._drained: asyncio.Future[None] | None = None
         self._reading_paused = self._writing_paused = self._ended = False
         self._tunnel: FarSide | None = None
@@ -120,17 +121,15 @@ class UpstreamConnection(asyncio.Protocol):
         """Is the exchange over on both sides, and may another follow?"""
         return self.request_sent and not self.closed and self.response is not None and self.response.keep_alive
 
-    async def wait(self) -> None:
-        """Waits for a head, a `100 Continue`, a piece of the body, or the end. Raises what it was failed with."""
+    def wait(self) -> Signal:
+        """To be awaited: a head, a `100 Continue`, a piece of the body, or the end. Raises what it was failed with."""
         if self.error is not None:
             raise self.error
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        if self.error is not None:
-            raise self.error
+        return self._news
+
+    def wake(self) -> None:
+        """Whoever waits has something else to look at."""
+        self._news.set()
 
     def take(self) -> bytes:
         """The body bytes that have come since the last call, maybe none."""
@@ -167,7 +166,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.is_complete and self.error is None:
             self.error = error
         self.abort()
-        self._wake()
+        self.wake()
 
     # After a 101.
 
@@ -210,7 +209,7 @@ class UpstreamConnection(asyncio.Protocol):
         if response.head_done:
             self._progress(response)
         elif response.continued:
-            self._wake()
+            self.wake()
 
     def _progress(self, response: Response) -> None:
         if response.complete:
@@ -225,7 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._reading_paused = True
             self._transport.pause_reading()
             self._deadline.clear()
-        self._wake()
+        self.wake()
 
     def eof_received(self) -> None:
         """A FIN, or over TLS a close_notify: an end that the upstream meant. The transport closes itself after it.
@@ -243,7 +242,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._tunnel.end(self.error if exc is None else UpstreamIncomplete())
         elif self.response is not None and self.error is None:
             self._judge_end(self.response)
-        self._wake()
+        self.wake()
         self._wake_writer()
         self._on_lost(self)
 
@@ -274,10 +273,6 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
         else:
             self.fail(UpstreamTimeout())
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _wake_writer(self) -> None:
         if self._drained is not None and not self._drained.done():

@@ -20,8 +20,10 @@ MAX_FIELDS = 256
 _CONTINUE, _SWITCHING_PROTOCOLS = 100, 101
 _MIN_STATUS, _MIN_FINAL, _MAX_STATUS = 100, 200, 599
 _NO_CONTENT, _NOT_MODIFIED = 204, 304
-# "HTTP/1.1 200 " and the line ends of status line and header section.
-_HEAD_FRAME = 17
+_VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
+# "HTTP/1.1 200 "
+_REASON = 13
+_HEAD_END = b"\r\n\r\n"
 # RFC 9112 §4: HTAB, SP, VCHAR and obs-text.
 _BAD_IN_REASON = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -39,7 +41,6 @@ class Response:
         "_overhead",
         "_parser",
         "_pieces",
-        "_raw_fields",
         "_rules",
         "answered",
         "buffered",
@@ -47,6 +48,7 @@ class Response:
         "complete",
         "continued",
         "fields",
+        "head",
         "head_done",
         "keep_alive",
         "length",
@@ -57,10 +59,10 @@ class Response:
 
     def __init__(self, request: OutboundRequest) -> None:
         self._bodiless = request.bodiless_response
-        self._may_switch = request.opens_tunnel
-        self._rules = request.response_rules
+        self._may_switch = request.section.opens_tunnel
+        self._rules = request.section.response_rules
         self._parser = httptools.HttpResponseParser(self)
-        self._raw_fields: list[tuple[bytes, bytes]] = []
+        self.head = b""
         self._pieces: list[bytes] = []
         self._overhead = self.buffered = self.status = 0
         self.reason = b""
@@ -75,6 +77,8 @@ class Response:
         if not self.answered and not (data.startswith(b"HTTP/") or b"HTTP/".startswith(data.lstrip(b"\r\n")[:5])):
             raise UpstreamProtocol
         self.answered = True
+        if not self.head_done:
+            self.head += data
         self._overhead += len(data)
         try:
             self._parser.feed_data(data)
@@ -113,7 +117,7 @@ class Response:
 
         `tail`: the tunnel's first bytes.
         """
-        self.fields = self._rules.read(self._raw_fields)
+        self.fields = self._rules.read(self._head_lines()[1:])
         if not self._may_switch or self.fields.noted.get(b"upgrade", b"").strip().lower() != b"websocket":
             raise UpstreamProtocol
         self.head_done = self.switched = True
@@ -129,28 +133,22 @@ class Response:
             self.keep_alive = False
             raise UpstreamProtocol
 
-    def on_status(self, part: bytes) -> None:
-        self.reason += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head_done:
-            return  # a trailer, which is dropped
-        self._raw_fields.append((name, value))
-        if len(self._raw_fields) > MAX_FIELDS:
-            raise _too_much_overhead()
-
     def on_headers_complete(self) -> None:
-        parser = self._parser
-        self.status = status = parser.get_status_code()
-        if not _MIN_STATUS <= status <= _MAX_STATUS or parser.get_http_version() not in ("1.1", "1.0"):
+        """Called without the fields: they are lines of the head that the parser has found to be well-formed."""
+        status_line, *lines = self._head_lines()
+        if len(lines) > MAX_FIELDS:
+            raise _too_much_overhead()
+        self.status = status = self._parser.get_status_code()
+        if not _MIN_STATUS <= status <= _MAX_STATUS or status_line[:8] not in _VERSIONS:
             raise UpstreamProtocol
+        self.reason = status_line[_REASON:-2]
         if _BAD_IN_REASON.search(self.reason):
             raise UpstreamProtocol
         if status < _MIN_FINAL:
             self._on_interim(status)
             return
-        self.fields = self._rules.read(self._raw_fields)
-        if _HEAD_FRAME + len(self.reason) + self.fields.size > MAX_OVERHEAD:
+        self.fields = self._rules.read(lines)
+        if len(status_line) + self.fields.size + 2 > MAX_OVERHEAD:
             raise _too_much_overhead()
         self._overhead = 0
         self._read_framing()
@@ -158,6 +156,11 @@ class Response:
         if self._bodiless or status in (_NO_CONTENT, _NOT_MODIFIED):
             # llhttp can't know of the first, and so takes a HEAD's answer without a length for one that ends by EOF.
             self._end(keep_alive=self._agrees_to_keep_alive())
+
+    def _head_lines(self) -> list[bytes]:
+        """The status line and the lines of the fields. llhttp takes nothing but CRLF for a line end."""
+        head = self.head.lstrip(b"\r\n")
+        return head[: head.index(_HEAD_END) + 2].splitlines(keepends=True)
 
     def _on_interim(self, status: int) -> None:
         if status == _SWITCHING_PROTOCOLS:
@@ -196,8 +199,7 @@ class Response:
     def on_message_complete(self) -> None:
         if self._interim:
             self._interim = False
-            self._raw_fields = []
-            self.reason = b""
+            self.head = self.head.partition(_HEAD_END)[2]
         elif self.head_done and not self.complete:
             self._end(keep_alive=self._parser.should_keep_alive())
         elif self._bodiless and self.chunked:

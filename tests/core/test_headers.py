@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from proxy.core.headers import (
     BROWSER_GRANTS,
     Fields,
+    MessageFields,
     RequestRules,
     ResponseRules,
     connection_options,
     names_us,
     request_head,
+    request_section,
     response_head,
 )
 
@@ -54,25 +56,23 @@ def sent(
 ) -> Pairs:
     """The fields that the upstream reads for a request with these."""
     rules = RequestRules(b"api.example", via=via, added=added, removed=removed)
-    head = request_head(
-        "GET",
-        b"/a",
-        rules,
-        rules.read(fields).lines,
-        version_minor=minor,
-        framing=framing,
-        authorization=b"Authorization: Bearer token\r\n",
-    )
+    section = request_section(rules, rules.read(fields).lines, version_minor=minor, framing=framing)
+    head = request_head("GET", b"/a", section, b"Authorization: Bearer token\r\n")
     messages = Messages()
     httptools.HttpRequestParser(messages).feed_data(head)
     assert (messages.began, messages.completed) == (1, 1)
     return messages.fields
 
 
+def read(fields: Fields, **rules: Iterable[bytes]) -> MessageFields:
+    """The fields of a response."""
+    return ResponseRules(**rules).read([b"%b: %b\r\n" % field for field in fields])
+
+
 def returned(fields: Fields, removed: Iterable[bytes] = ()) -> Pairs:
     """The fields that the client reads for a response with these."""
     messages = Messages()
-    head = response_head(200, b"OK", ResponseRules(removed).read(fields).lines, b"Content-Length: 0\r\n")
+    head = response_head(200, b"OK", read(fields, removed=removed).lines, b"Content-Length: 0\r\n")
     httptools.HttpResponseParser(messages).feed_data(head)
     assert (messages.began, messages.completed) == (1, 1)
     assert messages.fields.pop() == (b"Content-Length", b"0")
@@ -146,7 +146,7 @@ def test_a_client_cannot_drop_what_we_add() -> None:
 
 def test_an_upstream_cannot_drop_the_length() -> None:
     """`Connection: Content-Length` in a response does not hide where the message ends (R47, R49)."""
-    fields = ResponseRules().read([(b"Connection", b"Content-Length"), (b"Content-Length", b"5")])
+    fields = read([(b"Connection", b"Content-Length"), (b"Content-Length", b"5")])
     assert (fields.lines, fields.noted[b"content-length"]) == ([], b"5")
 
 
@@ -307,20 +307,20 @@ def test_what_a_response_may_not_say() -> None:
 
 def test_what_of_a_response_is_for_us() -> None:
     """A withheld field of a response can be looked at, and ends here (R105)."""
-    read = ResponseRules(withheld=[b"dpop-nonce"]).read([(b"DPoP-Nonce", b"n"), (b"X-A", b"1")])
-    assert read[:2] == ([b"X-A: 1\r\n"], {b"dpop-nonce": b"n"})
+    noted = read([(b"DPoP-Nonce", b"n"), (b"X-A", b"1")], withheld=[b"dpop-nonce"])
+    assert noted[:2] == ([b"X-A: 1\r\n"], {b"dpop-nonce": b"n"})
 
 
 def test_the_date_is_noted() -> None:
     """Whether the origin gave a Date is known, and it is passed on as it is (R62)."""
-    fields = ResponseRules().read([(b"Date", b"Sun, 06 Nov 1994 08:49:37 GMT")])
+    fields = read([(b"Date", b"Sun, 06 Nov 1994 08:49:37 GMT")])
     assert fields.lines == [b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"]
     assert b"date" in fields.noted
 
 
 def test_response_framing_is_noted_and_rebuilt() -> None:
     """Length and coding of a response are for `forward` to write anew (RFC 9112 §6.3)."""
-    fields = ResponseRules().read([(b"Content-Length", b"5"), (b"X-A", b"1"), (b"Transfer-Encoding", b"gzip")])
+    fields = read([(b"Content-Length", b"5"), (b"X-A", b"1"), (b"Transfer-Encoding", b"gzip")])
     assert fields[:2] == ([b"X-A: 1\r\n"], {b"content-length": b"5", b"transfer-encoding": b"gzip"})
 
 

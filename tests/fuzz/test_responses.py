@@ -7,18 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.admission import OutboundRequest
-from proxy.core.headers import ResponseRules
 from proxy.errors import UpstreamError
 from proxy.upstream.response import Response
 from tests.fuzz import grammar, oracle
 from tests.fuzz.profile import tries
 from tests.fuzz.stage import Peer, Stage
+from tests.outbound import outbound
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see Stage._left
 CORPUS = sorted((Path(__file__).parent / "corpus" / "responses").iterdir())
 
-_RULES = ResponseRules()
 # The proxy drops interim responses whatever is in them, and llhttp takes any line ends before a response; h11 does not.
 _BEFORE = re.compile(rb"(?:[\r\n]*HTTP/1\.[01] 1(?!01)\d\d.*?\r\n\r\n)*[\r\n]*", re.DOTALL)
 _SECOND = b"HTTP/1.1 200 OK\r\nX-Second: yes\r\nContent-Length: 6\r\n\r\nsecond"
@@ -27,20 +25,7 @@ _methods = st.sampled_from([b"GET", b"GET", b"HEAD"])
 
 def read(pieces: list[bytes], method: bytes, *, ended: bool) -> tuple[Response, UpstreamError | None]:
     """What the proxy reads in the pieces. As on a connection, nothing is read after the end."""
-    response = Response(
-        OutboundRequest(
-            method=method.decode(),
-            head=b"",
-            token=b"canary-1",
-            response_rules=_RULES,
-            has_body=False,
-            chunked=False,
-            bodiless_response=method == b"HEAD",
-            expects_continue=False,
-            opens_tunnel=False,
-            max_body=None,
-        )
-    )
+    response = Response(outbound(method=method.decode()))
     try:
         for piece in pieces:
             if not response.complete:

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from proxy.admission import OutboundRequest
-from proxy.core.headers import ResponseRules
 from proxy.errors import UpstreamError
 from proxy.loop import loop_factory
 from proxy.metrics import Traffic
@@ -18,6 +16,7 @@ from proxy.settings import Upstream as Settings
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.pool import UpstreamPool
 from proxy.upstream.response import Response
+from tests.outbound import outbound
 
 PATIENCE = 20  # seconds after which something that should have happened never will
 
@@ -27,21 +26,6 @@ Scene = Callable[[], Coroutine[Any, Any, None]]
 def response_of(connection: UpstreamConnection) -> Response:
     assert connection.response is not None
     return connection.response
-
-
-def request(head: bytes = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n") -> OutboundRequest:
-    return OutboundRequest(
-        method="GET",
-        head=head,
-        token=b"token",
-        response_rules=ResponseRules(),
-        has_body=False,
-        chunked=False,
-        bodiless_response=False,
-        expects_continue=False,
-        opens_tunnel=False,
-        max_body=None,
-    )
 
 
 def play(scene: Scene) -> None:
@@ -73,7 +57,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def exchange(connection: UpstreamConnection) -> bytes:
-    connection.start(request(), b"", finished=True)
+    connection.start(outbound(), b"", finished=True)
     while not response_of(connection).complete:
         await connection.wait()
     return connection.take()

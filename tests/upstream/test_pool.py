@@ -13,8 +13,9 @@ from proxy.errors import Overloaded, Stopping, UpstreamError, UpstreamIncomplete
 from proxy.settings import Duration
 from proxy.settings import UpstreamTls as TlsSettings
 from proxy.upstream.pool import UpstreamPool
+from tests.outbound import outbound
 from tests.peers import Received, Upstream, trap
-from tests.upstream.stage import exchange, play, pool_to, request, response_of, until
+from tests.upstream.stage import exchange, play, pool_to, response_of, until
 
 
 def waiting(pool: UpstreamPool) -> int:
@@ -181,7 +182,7 @@ def test_a_response_cut_by_tls_is_not_complete(tmp_path: Path) -> None:
         with Upstream(answer, authority.server_context("localhost")) as upstream:
             async with pool_to(upstream.url, tls=TlsSettings(ca_file=str(authority.ca_file))) as pool:
                 connection = await pool.acquire()
-                connection.start(request(b"GET /whole HTTP/1.1\r\n\r\n"), b"", finished=True)
+                connection.start(outbound(b"GET /whole HTTP/1.1\r\n\r\n"), b"", finished=True)
                 while not response_of(connection).complete:
                     await connection.wait()
                 assert connection.take() == b"ok"
@@ -456,7 +457,7 @@ def test_closing_the_pool() -> None:
         with Upstream() as upstream:
             async with pool_to(upstream.url, max_connections=1) as pool:
                 connection = await pool.acquire()
-                connection.start(request(b"GET /a HTTP/1.1\r\n"), b"", finished=True)
+                connection.start(outbound(b"GET /a HTTP/1.1\r\n"), b"", finished=True)
                 waiters = [asyncio.ensure_future(pool.acquire()) for _ in range(3)]
                 await until(lambda: waiting(pool) == 3)
                 pool.close()
