@@ -119,10 +119,10 @@ REFUSALS = {
 
 @pytest.mark.parametrize("answer", REFUSALS, ids=repr)
 def test_egress_proxy_refuses(
-    doctor: Doctor, secure_provider: DemoProvider, authority: CertificateAuthority, answer: bytes
+    doctor: Doctor, upstream: Upstream, secure_provider: DemoProvider, authority: CertificateAuthority, answer: bytes
 ) -> None:
     """An egress proxy that makes no connection is told from a provider, or an API, that can't be reached."""
-    with EgressProxy(says=answer, leads_to=secure_provider.port) as egress:
+    with EgressProxy(says=answer, leads_to=upstream.port) as egress:
         of_provider = doctor(*through(egress, authority)).failure("token endpoint CONNECT")
         of_upstream = doctor(
             "upstream.url=https://api.invalid",
