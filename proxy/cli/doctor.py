@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FAILED = 3
 # RFC 9112 §3.2.1: printable ASCII without a space; a fragment is never sent.
 _ORIGIN_FORM = re.compile(r"""/[!"$-~]*""")
-_NAME_WIDTH = 20
+_NAME_WIDTH = 22
 _MARGIN = " " * (_NAME_WIDTH + 13)
 
 

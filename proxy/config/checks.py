@@ -44,7 +44,7 @@ _LISTENERS = ("listen.address", "admin.address")
 _Rule = tuple[Callable[[Any], object], str]
 _DURATION: _Rule = (lambda value: value > 0, "must be longer than 0s")
 _COUNT: _Rule = (lambda value: value >= 1, "must be at least 1")
-_EGRESS_PROXY: _Rule = (forms.EGRESS_PROXY.fullmatch, "must be http://HOST:PORT")
+_EGRESS_PROXY: _Rule = (forms.is_egress_proxy, "must be http://HOST:PORT, without a user name, a password or a path")
 # Of the values that are not null.
 _RULES: Mapping[str, _Rule] = {
     "listen.unix_mode": (forms.UNIX_MODE.fullmatch, "must be three octal digits such as 0600"),
@@ -131,7 +131,12 @@ def _two_ports(settings: Settings) -> Problems:
 
 def _upstream_url(settings: Settings) -> Problems:
     upstream = settings.upstream
-    for fault in forms.url_faults(upstream.url, plain=upstream.insecure, unless=" or with upstream.insecure: true"):
+    for fault in forms.url_faults(
+        upstream.url,
+        plain=upstream.insecure,
+        unless=" or with upstream.insecure: true",
+        egress_proxy=upstream.egress_proxy,
+    ):
         yield Problem("upstream.url", fault)
 
 
@@ -158,7 +163,7 @@ def _addresses(host: str) -> set[str]:
 def _provider_urls(settings: Settings) -> Problems:
     for key in ("oauth.token_url", "oauth.issuer", "oauth.jwks_url"):
         url = attrgetter(key)(settings)
-        for fault in forms.url_faults(url) if url is not None else ():
+        for fault in forms.url_faults(url, egress_proxy=settings.oauth.egress_proxy) if url is not None else ():
             yield Problem(key, fault)
 
 

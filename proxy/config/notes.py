@@ -10,7 +10,6 @@ from proxy.settings import Settings, leaves
 
 # What can be configured and does nothing in this version. A key here stands for those below it too.
 _WITHOUT_EFFECT: Mapping[str, str] = {
-    "upstream.egress_proxy": "the upstream is reached directly",
     "tracing": "nothing is traced",
     "workers": "one process serves everything",
 }

@@ -51,7 +51,15 @@ BAD = {
     "upstream: {connect_timeout: 0s}": "upstream.connect_timeout: must be longer than 0s",
     "upstream: {max_connections: 0}": "upstream.max_connections: must be at least 1",
     "upstream: {egress_proxy: proxy.example:3128}": "upstream.egress_proxy: must be http://HOST:PORT",
-    f"upstream: {{egress_proxy: http://a:{CANARY}@proxy:3128}}": "upstream.egress_proxy: must be http://HOST:PORT",
+    f"upstream: {{egress_proxy: http://a:{CANARY}@proxy:3128}}": (
+        "upstream.egress_proxy: must be http://HOST:PORT, without a user name, a password or a path"
+    ),
+    "upstream: {egress_proxy: http://proxy.example:65536}": "upstream.egress_proxy: must be http://HOST:PORT",
+    "upstream: {egress_proxy: 'http://[::::]:3128'}": "upstream.egress_proxy: must be http://HOST:PORT",
+    "upstream: {egress_proxy: https://proxy.example:3128}": "upstream.egress_proxy: must be http://HOST:PORT",
+    "upstream: {url: http://localhost:8081, egress_proxy: http://proxy.example:3128}": (
+        "upstream.url: must be https, since the egress proxy is not on this machine"
+    ),
     "upstream: {tls: {ca_file: missing.pem}}": "upstream.tls.ca_file: there is no readable file missing.pem",
     "upstream: {tls: {ca_file: .}}": "upstream.tls.ca_file: there is no readable file",
     "upstream: {tls: {key_file: thg.yaml}}": "upstream.tls.cert_file: is required with upstream.tls.key_file",
@@ -83,6 +91,10 @@ BAD = {
     "oauth: {clients: [{client_id: {env: NOT_SET}}]}": "oauth.clients[0].client_id: the environment variable NOT_SET",
     "oauth: {clients: [{client_secret: {file: nowhere}}]}": "oauth.clients[0].client_secret: the file nowhere can't be",
     "oauth: {egress_proxy: 'http://proxy/'}": "oauth.egress_proxy: must be http://HOST:PORT",
+    f"oauth: {{egress_proxy: http://{CANARY}@proxy:3128}}": "oauth.egress_proxy: must be http://HOST:PORT, without",
+    "oauth: {jwks_url: 'http://[::1]/jwks', egress_proxy: http://proxy.example:3128}": (
+        "oauth.jwks_url: must be https, since the egress proxy is not on this machine"
+    ),
     "oauth: {verify: {algorithms: [none]}}": "oauth.verify.algorithms: must be one or more of RS256",
     "oauth: {verify: {algorithms: [RS256, HS256]}}": "oauth.verify.algorithms: must be one or more of RS256",
     "oauth: {verify: {algorithms: []}}": "oauth.verify.algorithms: must be one or more of RS256",
@@ -136,6 +148,9 @@ GOOD = [
     "listen: {address: 0.0.0.0:8080, unsafe: true}",
     "{listen: {address: 127.0.0.1:0}, admin: {address: 127.0.0.1:0}}",
     "listen: {address: unix:/run/proxy.sock, unix_mode: 0660, allowed_uids: [0, 1000]}",
+    "upstream: {url: http://localhost:8081, egress_proxy: 'http://[::1]:3128'}",
+    "upstream: {url: http://localhost:8081, egress_proxy: http://proxy.example:3128, insecure: true}",
+    "oauth: {egress_proxy: http://proxy.example:3128}",
     "upstream: {egress_proxy: http://proxy.example:3128, headers: {set: {X-A: ''}, remove: [x-b]}}",
     "oauth: {issuer: https://idp.example, verify: {mode: require, algorithms: [EdDSA]}}",
     "oauth: {token_url: http://localhost:4444/t, clients: [{client_secret: literal}]}",

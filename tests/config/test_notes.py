@@ -12,7 +12,6 @@ Load = Callable[..., Loaded]
 @pytest.mark.parametrize(
     "text, start",
     [
-        ("upstream: {egress_proxy: 'http://proxy:3128'}", "upstream.egress_proxy: has no effect in this version"),
         ("tracing: {sample: 0.5}", "tracing: has no effect in this version"),
         ("workers: 2", "workers: has no effect in this version"),
     ],
@@ -30,6 +29,7 @@ def test_without_effect(load_text: Load, text: str, start: str) -> None:
         "oauth: {clients: [{name: a}, {name: b}], store: 'file:/tmp/token'}",
         "policy: {allowed_hosts: [thg]}",
         "policy: {allow: all}",
+        "upstream: {egress_proxy: 'http://proxy:3128'}",
     ],
 )
 def test_silence(load_text: Load, text: str) -> None:
