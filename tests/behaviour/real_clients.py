@@ -198,7 +198,7 @@ class Curl:
         last = max(number for number, block in enumerate(blocks) if block[0].startswith("HTTP/"))
         status_line, *lines = blocks[last]
         seen = sight(int(status_line.split(" ")[1]), map(split, lines), pieces(str(body)))
-        seen.trailers = [split(line) for block in blocks[last + 1 :] for line in block]
+        seen.trailers = [split(line) for block in blocks[last + 1 :] for line in block if line]
         return seen
 
 
