@@ -1,10 +1,11 @@
 """Clients that are slow on purpose, as slowhttptest plays them: they are cut, and the others notice nothing.
 
-`THG_SLOW_CLIENTS=60` lets them try for a minute instead of a few seconds, against timeouts that are longer by as much.
+They go on until each of them has been cut; with `THG_SLOW_CLIENTS=60` for a minute, against timeouts of ten seconds.
 """
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.behaviour.running import Launcher, until
+from tests.peers import TIMEOUT as PATIENCE
 from tests.peers import Received, Upstream, http_answer
 from tests.real_parts import real_part
 
-SECONDS = int(os.environ.get("THG_SLOW_CLIENTS", "12"))
-TIMEOUT = SECONDS // 6  # of the proxy's, for a head and between two pieces of a body
+SECONDS = int(os.environ.get("THG_SLOW_CLIENTS", "0"))
+TIMEOUT = SECONDS // 6 or 4  # of the proxy's, for a head and between two pieces of a body
 CONNECTIONS = 100  # in each mode; bodies and readers hold one to the upstream, of which there may be 256
 LARGE = bytes(4 << 20)  # more than a client's and the proxy's sockets take in
 # Bytes that the process may grow by: what a reader who does not read leaves in it, and some more.
@@ -24,9 +26,9 @@ MEMORY = CONNECTIONS * (1 << 20) + (16 << 20)
 # A head that grows by a field now and then, a body that stops for longer than is allowed, and a response of which 32
 # bytes are read now and then.
 MODES = {
-    "headers": ["-H", "-i", str(SECONDS // 12)],
-    "body": ["-B", "-i", str(SECONDS // 4)],
-    "read": ["-X", "-n", str(SECONDS // 4), "-z", "32", "-w", "512", "-y", "1024", "-k", "3"],
+    "headers": ["-H", "-i", str(TIMEOUT // 2)],
+    "body": ["-B", "-i", str(TIMEOUT * 2)],
+    "read": ["-X", "-n", str(TIMEOUT * 2), "-z", "32", "-w", "512", "-y", "1024", "-k", "3"],
 }
 
 
@@ -38,7 +40,7 @@ class Attack:
         self._process = subprocess.Popen(
             [
                 *(real_part("slowhttptest", "slowhttptest"), *MODES[mode], "-c", str(CONNECTIONS), "-r", "50"),
-                *("-l", str(SECONDS), "-u", f"http://localhost:{port}/large", "-g", "-o", str(self._report)),
+                *("-l", str(SECONDS or 100), "-u", f"http://localhost:{port}/large", "-g", "-o", str(self._report)),
             ],
             stdout=subprocess.DEVNULL,
             env={"TERM": "dumb"},
@@ -49,8 +51,10 @@ class Attack:
         return self._process.poll() is None
 
     def availability(self) -> list[int]:
-        """Of each second: not 0 where its own probe was answered. Waits for the end."""
-        assert self._process.wait(SECONDS + 20) == 0
+        """Of each second: not 0 where its own probe was answered. Waits for the end, or makes it."""
+        if not SECONDS:
+            self._process.send_signal(signal.SIGINT)
+        assert self._process.wait(SECONDS + PATIENCE) == 0
         with self._report.with_suffix(".csv").open() as report:
             return [int(row["Service Available"]) for row in csv.DictReader(report)]
 
