@@ -167,7 +167,7 @@ def up(port: int) -> bool:
 
 def test_prometheus_is_where_grafana_looks(services: Services) -> None:
     """The data source's URL is that of the service, or of loopback where they share it."""
-    (source,) = yaml.safe_load((COMPOSE / "grafana" / "datasource.yaml").read_text())["datasources"]
+    (source,) = yaml.safe_load((COMPOSE.parent / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "$PROMETHEUS_URL"
     url = services["grafana"]["environment"]["PROMETHEUS_URL"]
     shared = services["prometheus"].get("network_mode") == services["grafana"].get("network_mode") == f"service:{PROXY}"
@@ -177,7 +177,7 @@ def test_prometheus_is_where_grafana_looks(services: Services) -> None:
 
 def test_the_dashboard_is_where_grafana_looks(services: Services) -> None:
     """The provider's folder is the one that the dashboard is mounted into."""
-    (provider,) = yaml.safe_load((COMPOSE / "grafana" / "dashboards.yaml").read_text())["providers"]
+    (provider,) = yaml.safe_load((COMPOSE.parent / "grafana" / "provisioning" / "dashboards" / "thg-proxy.yaml").read_text())["providers"]
     targets = {Path(mount["target"]) for mount in services["grafana"]["volumes"]}
     assert Path(provider["options"]["path"], "thg-proxy.json") in targets
 
