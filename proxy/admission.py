@@ -5,7 +5,7 @@ token is touched. A refused caller costs nothing and learns nothing.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from aiohttp.http_parser import RawRequestMessage
@@ -24,6 +24,7 @@ from proxy.core.headers import (
 )
 from proxy.core.policy import (
     BROWSER_FIELDS,
+    OVERRIDES,
     PathRule,
     check_browser,
     check_header,
@@ -47,8 +48,8 @@ from proxy.settings import Settings
 
 # TRACE would return our Authorization to the client (RFC 9110 §9.3.8).
 _UNSUPPORTED_METHODS = frozenset({"CONNECT", "TRACE"})
-# Methods with each of which a header section means the same.
-_PLAIN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+# With each of these a header section means the same. The authority of an absolute-form would stand for Host (RFC 9112
+# §3.2.2), and OPTIONS may be for the proxy itself.
 _PLAIN_REQUEST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[!-\"$-~]*) HTTP/1\.1")
 # How many header sections are remembered, and how large they may be.
 _MAX_SECTIONS, _MAX_SECTION = 256, 2048
@@ -154,8 +155,7 @@ class Admission:
             url.netloc.encode(),
             via=upstream.via,
             added=upstream.headers.set,
-            # A proof of the client's own would be a second one (RFC 9449 §4.3).
-            removed=(*upstream.headers.remove, *(("DPoP",) if settings.oauth.dpop else ())),
+            removed=(*upstream.headers.remove, *_overruled(settings)),
             noted={*BROWSER_FIELDS, hops.FIELD},
             withheld=[self._required[0]] if self._required else [],
         )
@@ -197,9 +197,10 @@ class Admission:
         """`data`: what began with `message`. Returns how many bytes of it are missing; None if that can't be said."""
         if section.chunked or message.upgrade:
             return None
-        _, key, end = _split(data)
+        line_end, key, end = _split(data)
         missing = end + section.length - len(data)
-        is_plain = message.method in _PLAIN_METHODS and not (message.should_close or section.expects_continue)
+        goes_on = not (message.should_close or section.expects_continue)
+        is_plain = goes_on and _PLAIN_REQUEST_LINE.fullmatch(data, 0, line_end)
         if is_plain and missing == 0 and len(key) <= _MAX_SECTION:
             if len(self._sections) >= _MAX_SECTIONS:
                 self._sections.clear()
@@ -297,6 +298,15 @@ class Admission:
         return OutboundRequest(
             method, request_head(method, target, section.lines, authorization), credential.token, section
         )
+
+
+def _overruled(settings: Settings) -> Iterator[str]:
+    """Fields of the client that other settings leave no room for."""
+    if settings.oauth.dpop:
+        # A proof of the client's own would be a second one (RFC 9449 §4.3).
+        yield "DPoP"
+    if settings.policy.allow != "all":
+        yield from OVERRIDES
 
 
 def _split(data: bytes) -> tuple[int, bytes, int]:

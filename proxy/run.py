@@ -14,7 +14,6 @@ from proxy.admin.status import readiness
 from proxy.config import Loaded
 from proxy.engine import Engine, Identity
 from proxy.errors import StartError
-from proxy.hardening import harden
 from proxy.log import Log, capture_standard_logging, log_for
 from proxy.loop import loop_factory
 from proxy.metrics import Metrics
@@ -51,7 +50,6 @@ class Stop:
 
 def run(loaded: Loaded) -> int:
     """Runs the proxy in the foreground until a signal ends it; returns the exit code."""
-    harden()
     descriptors.raise_limit()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(serve(loaded))
@@ -162,7 +160,7 @@ async def _obey_changes(loaded: Loaded, reload: Reload, manager: ServiceManager)
 
 
 def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
-    address, port = admin.settings().admin.address, AdminPort(admin)
+    address, port = admin.settings().admin.address, AdminPort(admin, descriptors.for_admin)
     with _named("admin.address", address):
         # Of a Unix socket's callers, only those of the same user are operators.
         sockets = listen(address, 0o600)

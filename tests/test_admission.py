@@ -388,6 +388,17 @@ def test_policy(parse: Parse) -> None:
     assert admitted.section.lines == b"Host: api.example\r\nOrigin: http://a\r\nVia: 1.1 thg-proxy\r\n"
 
 
+@pytest.mark.parametrize("with_rules", [False, True])
+def test_fields_that_overrule_the_request_line(parse: Parse, with_rules: bool) -> None:
+    """With rules for methods and paths, a field by which a framework would take another one is dropped (R45)."""
+    rules = Policy(allow=(Rule("/a"),)) if with_rules else Policy()
+    names = ["X-HTTP-Method-Override", "x-http-method", "X_Method_Override", "X-Original-URL", "X-Rewrite-URL"]
+    admits = Admission(Settings(policy=rules))
+    message = parse.get(b"/a", *(f"{name}: /admin".encode() for name in names))
+    head = admits.outbound(admits.admit(message), TOKEN).head
+    assert head.count(b": /admin\r\n") == (0 if with_rules else len(names))
+
+
 @pytest.mark.parametrize(
     "value, expected",
     [
@@ -482,6 +493,7 @@ def test_what_is_not_recalled(parse: Parse, second: bytes) -> None:
     "raw, missing",
     [
         (b"OPTIONS /a HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n", 0),
+        (b"GET http://localhost/a HTTP/1.1\r\nHost: evil.example\r\n\r\n", 0),
         (b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 0),
         (b"GET /a HTTP/1.0\r\nHost: localhost\r\n\r\n", 0),
         (b"POST /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", 0),
@@ -494,14 +506,14 @@ def test_what_is_not_recalled(parse: Parse, second: bytes) -> None:
     ],
 )
 def test_what_is_not_remembered(parse: Parse, raw: bytes, missing: int | None) -> None:
-    """What ends a connection, waits, switches, depends on its method or is large is parsed anew; how much of it is
-    still to come is known where it can be.
+    """What ends a connection, waits, switches, depends on its request line or is large is parsed anew; how much of it
+    is still to come is known where it can be (R33, R134).
     """
     admits = Admission(Settings(policy=Policy(allowed_hosts=("localhost",))))
     message = parse(raw)
     assert admits.remember(raw, message, admits.admit(message).section) == missing
     assert admits.recall(raw) is None
-    assert admits.recall(raw.replace(b"OPTIONS", b"GET")) is None
+    assert admits.recall(raw.replace(b"OPTIONS", b"GET").replace(b"http://localhost", b"")) is None
 
 
 def test_rules_for_paths_hold_for_what_is_recalled(parse: Parse) -> None:

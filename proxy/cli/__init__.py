@@ -9,6 +9,7 @@ import click
 
 from proxy import __version__
 from proxy.errors import ProxyError
+from proxy.hardening import harden
 
 _COMMANDS = ("run", "demo", "check", "doctor", "token", "schema", "wait", "stop")
 
@@ -26,6 +27,8 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, context: click.Context) -> object:
+        # Before anything is loaded: until then others of the same user can read the environment, and the secret in it.
+        harden()
         # Already the import of aiohttp makes a TLS context, which opens the file for the keys of sessions (R150).
         os.environ.pop("SSLKEYLOGFILE", None)
         try:

@@ -1,6 +1,7 @@
 """What the operator should know of a configuration that is not wrong."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def notes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
     yield from _unprotected(settings)
     yield from _without_effect(settings)
     yield from _exposed_secrets(settings, environ)
+    yield from _replaceable_sockets(settings)
 
 
 def _unprotected(settings: Settings) -> Iterator[Problem]:
@@ -45,3 +47,17 @@ def _exposed_secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator
             status = Path(path).stat()
             if status.st_uid and status.st_mode & 0o077:
                 yield Problem(key, f"other users may read the file {path}; chmod 600 {path}")
+
+
+def _replaceable_sockets(settings: Settings) -> Iterator[Problem]:
+    """Who can write to a directory can put a socket of his own in the place of ours, and gets what the app sends."""
+    for key, address in (("listen.address", settings.listen.address), ("admin.address", settings.admin.address)):
+        directory = Path(address.path).parent if address.path is not None else None
+        if directory is not None and directory.is_dir() and _others_write(directory.stat()):
+            yield Problem(key, f"other users can replace the socket in {directory}; use a directory of this user's own")
+
+
+def _others_write(directory: os.stat_result) -> bool:
+    if directory.st_uid not in (0, os.geteuid()):
+        return True
+    return bool(directory.st_mode & 0o022) and not directory.st_mode & stat.S_ISVTX

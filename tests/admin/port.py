@@ -78,6 +78,10 @@ class Proxy:
     metrics: Metrics = field(default_factory=Metrics)
     token_fault: Exception | None = None
     recent: list[RequestRecord] = field(default_factory=list)
+    provider_answers: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.provider_answers.set()
 
     def token(self) -> TokenStatus:
         if self.token_fault is not None:
@@ -86,6 +90,7 @@ class Proxy:
 
     async def refresh(self) -> bool:
         self.refreshed += 1
+        await self.provider_answers.wait()
         return self.refreshes
 
     def stop(self) -> None:
@@ -126,8 +131,8 @@ class Answer:
 
 
 @asynccontextmanager
-async def serving(proxy: Proxy) -> AsyncIterator[int]:
-    runner = web.ServerRunner(AdminPort(proxy.parts()), shutdown_timeout=1)
+async def serving(proxy: Proxy, limit: int = 64) -> AsyncIterator[int]:
+    runner = web.ServerRunner(AdminPort(proxy.parts(), lambda: limit), shutdown_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

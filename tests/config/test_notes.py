@@ -58,3 +58,20 @@ def test_secret_file_that_others_may_read(
     found = load_text(f"oauth: {{clients: [{{client_secret: {reference}}}]}}", environ=environ).notes
     assert len(found) == notes
     assert all("chmod 600 secret" in note for note in found)
+
+
+@pytest.mark.parametrize(
+    "mode, owner, notes", [(0o755, 0, 0), (0o1777, 0, 0), (0o777, 0, 1), (0o770, 0, 1), (0o755, 1, 1)]
+)
+def test_socket_that_others_can_replace(load_text: Load, tmp_path: Path, mode: int, owner: int, notes: int) -> None:
+    """A Unix socket in a directory where others can put one of their own in its place is named (R133)."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    directory.chmod(mode)
+    if owner and os.geteuid() != 0:
+        pytest.skip("only root can give a directory to another user")
+    if owner:
+        os.chown(directory, owner, owner)
+    for section in ("listen", "admin"):
+        found = load_text(f"{section}: {{address: 'unix:{directory}/socket'}}").notes
+        assert [note.partition(":")[0] for note in found] == [f"{section}.address"] * notes
