@@ -23,6 +23,7 @@ from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import parse_url
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from proxy.background import off_loop
 from proxy.core.grant import MAX_LIFETIME
 from proxy.core.secret import Secret
 from proxy.core.stored import MAX_DOCUMENT, Shared, decode, encode
@@ -79,7 +80,7 @@ class RedisStore:
     async def read(self) -> Shared:
         value = await self.ask("GETRANGE", self.token_key, 0, _MAX_VALUE)
         try:
-            return decode(self._decrypted(value)) if value else Shared()
+            return decode(await off_loop(partial(self._decrypted, value))) if value else Shared()
         except ValueError as exc:
             raise ValueError(f"the value {self.token_key} in Redis at {self._place} {exc}") from None
 
@@ -160,7 +161,9 @@ class _RedisLock:
 
     async def write(self, shared: Shared) -> bool:
         keys = self._store.token_key, self._store.fence_key
-        value, ttl = self._store.encrypted(encode(shared)), self._store.milliseconds(shared)
+        # To read the secret that it is encrypted with may take its time.
+        value = await off_loop(partial(self._store.encrypted, encode(shared)))
+        ttl = self._store.milliseconds(shared)
         return bool(await self._store.ask("EVAL", _WRITE, 2, *keys, self._owner, value, ttl))
 
     async def release(self) -> None:
