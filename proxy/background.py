@@ -1,6 +1,5 @@
 """Work that may hang, in a thread that does not keep the process from ending."""
 
-import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,8 +22,3 @@ def in_background(work: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-async def off_loop(work: Callable[[], T]) -> T:
-    """What comes of `work`, while the event loop goes on."""
-    return await asyncio.wrap_future(in_background(work))

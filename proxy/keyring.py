@@ -72,7 +72,7 @@ def _result(future: Future[T]) -> T:
         return future.result(TIMEOUT)
     except TimeoutError:
         raise SecretUnreadable(
-            f"the keyring does not answer within {TIMEOUT:g} s: it may wait for its password; unlock it"
+            f"the keyring does not answer within {TIMEOUT:g} s: it may wait for its password; unlock it, and try again"
         ) from None
 
 
@@ -83,7 +83,7 @@ def _with_keyring(work: Callable[["KeyringBackend"], T]) -> T:
     except Exception as exc:  # noqa: BLE001 - each backend has errors of its own
         fault = _fault(exc)
     # Not in the `except`: the error may hold the secret, and holds on to a connection that its backend has not closed.
-    raise SecretUnreadable(f"{fault}, or use {{file: PATH}} or {{env: NAME}}")
+    raise SecretUnreadable(fault)
 
 
 def _fault(exc: Exception) -> str:
@@ -94,10 +94,10 @@ def _fault(exc: Exception) -> str:
         return "a keyring needs the extra; install it by `pip install 'thg-proxy[keyring]'`"
     match exc:
         case errors.NoKeyringError():
-            return "there is no keyring that this session can reach; start one"
+            return "there is no keyring that this session can reach; use {file: PATH} or {env: NAME}"
         case errors.KeyringLocked() | errors.InitError():
-            return "the keyring is locked, or can't be opened; unlock it"
-    return f"the keyring can't be used ({type(exc).__name__}); mend it"
+            return "the keyring is locked, or can't be opened; unlock it, and try again"
+    return f"the keyring can't be used ({type(exc).__name__}); use {{file: PATH}} or {{env: NAME}}"
 
 
 @cache

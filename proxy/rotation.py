@@ -1,8 +1,9 @@
 """A client's secret while it changes: the new one is proved before the old one is dropped (R100)."""
 
+import asyncio
 from functools import partial
 
-from proxy.background import off_loop
+from proxy.background import in_background
 from proxy.core.client_auth import ClientCredentials
 from proxy.errors import SecretUnreadable
 from proxy.log import Log
@@ -83,7 +84,7 @@ class RotatingSecret:
     async def _read(self) -> ClientCredentials:
         if not any(source.may_hang() for source in self._sources):
             return read_credentials(self._oauth, self._client)
-        return await off_loop(partial(read_credentials, self._oauth, self._client))
+        return await asyncio.wrap_future(in_background(partial(read_credentials, self._oauth, self._client)))
 
     @property
     def _sources(self) -> tuple[SecretRef, ...]:

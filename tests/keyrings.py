@@ -31,7 +31,8 @@ class Locked(Shelf):
     def get_password(self, service: str, username: str) -> str | None:  # noqa: ARG002 - its form is given
         raise KeyringLocked("dismissed")
 
-    set_password = get_password  # type: ignore[assignment]
+    def set_password(self, service: str, username: str, password: str) -> None:  # noqa: ARG002 - its form is given
+        raise KeyringLocked("dismissed")
 
 
 class Broken(Shelf):

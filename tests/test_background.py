@@ -4,31 +4,33 @@ import sys
 
 import pytest
 
-from proxy.background import in_background, off_loop
+from proxy.background import in_background
 
 
 def test_result() -> None:
     """What the work returns is waited for in both worlds."""
     assert in_background(lambda: "done").result() == "done"
-    assert asyncio.run(off_loop(lambda: "done")) == "done"
+
+    async def main() -> str:
+        return await asyncio.wrap_future(in_background(lambda: "done"))
+
+    assert asyncio.run(main()) == "done"
 
 
 def test_failure() -> None:
     """What the work raises is raised where it is waited for."""
     with pytest.raises(ZeroDivisionError):
         in_background(lambda: 1 // 0).result()
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(off_loop(lambda: 1 // 0))
 
 
 HANGING = """
 import asyncio, threading
-from proxy.background import off_loop
+from proxy.background import in_background
 
 async def main():
     try:
         async with asyncio.timeout(0):
-            await off_loop(threading.Event().wait)
+            await asyncio.wrap_future(in_background(threading.Event().wait))
     except TimeoutError:
         print("gave up")
 

@@ -67,7 +67,7 @@ def test_only_what_is_recommended(choose: Choose, monkeypatch: pytest.MonkeyPatc
     """Where nobody has chosen, a file in plain text does not stand in for the keyring that there is not."""
     choose()
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")
-    assert fault().startswith("there is no keyring that this session can reach; start one, or use {file: PATH}")
+    assert fault().startswith("there is no keyring that this session can reach; use {file: PATH} or {env: NAME}")
 
 
 def test_no_entry(choose: Choose) -> None:
@@ -82,10 +82,10 @@ def test_no_entry(choose: Choose) -> None:
 @pytest.mark.parametrize(
     "name, expected",
     [
-        ("keyring.backends.fail.Keyring", "there is no keyring that this session can reach; start one, or use"),
-        ("tests.keyrings.Locked", "the keyring is locked, or can't be opened; unlock it, or use {file: PATH}"),
-        ("tests.keyrings.Broken", "the keyring can't be used (UnicodeDecodeError); mend it, or use {file: PATH}"),
-        ("tests.keyrings.NoSuch", "the keyring can't be used (AttributeError); mend it, or use {file: PATH}"),
+        ("keyring.backends.fail.Keyring", "there is no keyring that this session can reach; use {file: PATH}"),
+        ("tests.keyrings.Locked", "the keyring is locked, or can't be opened; unlock it, and try again"),
+        ("tests.keyrings.Broken", "the keyring can't be used (UnicodeDecodeError); use {file: PATH}"),
+        ("tests.keyrings.NoSuch", "the keyring can't be used (AttributeError); use {file: PATH}"),
     ],
 )
 def test_unusable(choose: Choose, name: str, expected: str) -> None:
@@ -149,7 +149,7 @@ def test_secret_service() -> None:
         def entry(*texts: str) -> str:
             return session.python("-c", PROGRAM, *texts).rstrip("\n")
 
-        assert entry().startswith("there is no keyring that this session can reach; start one")
+        assert entry().startswith("there is no keyring that this session can reach; use {file: PATH}")
         with session.logged_in():
             assert entry().startswith("the keyring has no entry app of the service thg; ")
             session.set("thg", "app", "one")

@@ -66,6 +66,8 @@ async def request_token(provider: Provider, oauth: OAuth, credentials: ClientCre
         raise Failed(
             f"the provider accepts this client by {method}, not by {oauth.auth_method} ({failure.cause})",
             f"Set oauth.auth_method: {method}.",
+            result=answer.result,
+            auth_method=method,
         )
     raise failure
 
