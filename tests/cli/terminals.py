@@ -4,9 +4,8 @@ import fcntl
 import os
 import pty
 import subprocess
-import sys
 import termios
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -18,11 +17,11 @@ from tests.peers import TIMEOUT
 class Terminal:
     """A process that has it for its controlling terminal."""
 
-    def __init__(self, arguments: tuple[str, ...], directory: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str | Path], directory: Path, environ: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
         os.set_blocking(self._master, False)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", *arguments],
+            command,
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -44,7 +44,8 @@ class Home:
         return sorted(path.name for path in self.directory.rglob("*"))
 
     def terminal(self, *options: str, **environ: str) -> Terminal:
-        return Terminal(("init", *options), self.directory, self.environ | environ)
+        command = (sys.executable, "-m", "proxy", "init", *options)
+        return Terminal(command, self.directory, self.environ | environ)
 
     def script(self, *options: str, stdin: str = SECRET, command: str = "init") -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
