@@ -40,10 +40,10 @@ class Place:
         return file is not None and Path(file.name).absolute() == self.config
 
     def write(self, files: Mapping[Path, str], *, replace: bool) -> None:
-        """All of the files or, where it raises OSError, none.
+        """For this user only, from the first byte on. Each file is complete when it is there.
 
-        They are for this user only from their first byte on. Raises FileExistsError for one that is there already,
-        unless they are to `replace` it.
+        Raises OSError where they can't be written, before one of them is there; FileExistsError for one that is there
+        already, unless they are to `replace` it.
         """
         with _undisturbed(), ExitStack() as stack:
             # The outermost first; each is for this user only, as the XDG Base Directory Specification wants it.

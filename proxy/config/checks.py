@@ -170,7 +170,7 @@ def _tracing(settings: Settings) -> Problems:
 
 def _token_endpoint(settings: Settings) -> Problems:
     if settings.oauth.token_url is None and settings.oauth.issuer is None:
-        text = "is required, unless oauth.issuer is given; the API's documentation names it, `thg-proxy init` asks for it"
+        text = "is required, unless oauth.issuer is given; the API's documentation names it (or try `thg-proxy init`)"
         yield Problem("oauth.token_url", text)
 
 
