@@ -15,8 +15,7 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 LAYERS = (
     ("errors",),
     ("core",),
-    ("background",),
-    ("keyring",),
+    ("background", "keyring"),
     ("secret",),
     ("settings", "log_writer", "hardening"),
     ("log", "metrics", "deadline", "clock", "tls", "credential", "loop"),

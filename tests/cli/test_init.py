@@ -218,7 +218,7 @@ def test_existing_file(home: Home) -> None:
 def test_old_secret(home: Home) -> None:
     """A secret in a file that is not read any more is not forgotten."""
     assert home.script(*home.options).returncode == 0
-    home.environ["PYTHON_KEYRING_BACKEND"] = "tests.keyrings.Shelf"
+    home.environ["PYTHON_KEYRING_BACKEND"] = "keyrings.alt.file.PlaintextKeyring"
     with home.terminal(*home.options) as terminal:
         terminal.answer(f"{home.config} and {home.secret}: there already. Replace it?", "y")
         terminal.answer("Client secret", SECRET)
