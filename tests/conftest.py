@@ -1,5 +1,6 @@
 """What several test modules stand on: real servers, and the command in its own process, over real sockets."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Backstage, Launcher, Proxy
 from tests.peers import Upstream
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever runs the tests has no configuration of their own."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("nobody"))
 
 
 @pytest.fixture(scope="session")

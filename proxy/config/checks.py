@@ -175,7 +175,8 @@ def _tracing(settings: Settings) -> Problems:
 
 def _token_endpoint(settings: Settings) -> Problems:
     if settings.oauth.token_url is None and settings.oauth.issuer is None:
-        yield Problem("oauth.token_url", "is required, unless oauth.issuer is given; the API's documentation names it")
+        text = "is required, unless oauth.issuer is given; the API's documentation names it (or try `thg-proxy init`)"
+        yield Problem("oauth.token_url", text)
 
 
 def _clients(settings: Settings) -> Problems:

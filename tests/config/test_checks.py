@@ -87,7 +87,7 @@ BAD = {
     "oauth: {verify: {type: a/b/c}}": "oauth.verify.type: must be a media type such as at+jwt",
     "oauth: {clients: []}": "oauth.clients: must have at least one client",
     "oauth: {clients: [{name: ''}]}": "oauth.clients[0].name: must be 1 to 64",
-    f"oauth: {{clients: [{{client_secret: {CANARY}}}]}}": "oauth.clients[0].client_secret: must be {env: NAME}",
+    f"oauth: {{clients: [{{client_secret: {CANARY}}}]}}": "oauth.clients[0].client_secret: must be {env: NAME}, ",
     "oauth: {clients: [{client_id: {env: NOT_SET}}]}": "oauth.clients[0].client_id: the environment variable NOT_SET",
     "oauth: {clients: [{client_secret: {file: nowhere}}]}": "oauth.clients[0].client_secret: the file nowhere can't be",
     "oauth: {egress_proxy: 'http://proxy/'}": "oauth.egress_proxy: must be http://HOST:PORT",
@@ -132,10 +132,10 @@ BAD_PROVIDERS = {
     f"oauth: {{token_url: https://a:{CANARY}@idp.example/token}}": "oauth.token_url: must not hold a user name",
     "oauth: {token_url: 'https://idp.example/token?x=1'}": "oauth.token_url: must not hold a query",
     f"oauth: {{token_url: https://idp.example/t, clients: [{{client_secret: {CANARY}}}]}}": (
-        "oauth.clients[0].client_secret: must be {env: NAME} or {file: PATH}; a literal is accepted only with a"
+        "oauth.clients[0].client_secret: must be {env: NAME}, {file: PATH} or {keyring: SERVICE/NAME}; a literal"
     ),
     f"oauth: {{issuer: https://idp.example, clients: [{{client_secret: {CANARY}}}]}}": (
-        "oauth.clients[0].client_secret: must be {env: NAME} or {file: PATH}; a literal is accepted only with a"
+        "oauth.clients[0].client_secret: must be {env: NAME}, {file: PATH} or {keyring: SERVICE/NAME}; a literal"
     ),
 }
 GOOD = [
@@ -191,6 +191,13 @@ def test_good_value(problems: Problems, text: str) -> None:
     """What the proxy can run with is accepted (R165)."""
     environ = CREDENTIALS if "token_url" in text else CREDENTIALS | {"THG_PROXY__OAUTH__TOKEN_URL": "https://i.example"}
     assert problems(text, environ=environ) == []
+
+
+def test_keyring(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of the keyring that can't be read is a problem of its key, as it is with a file."""
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    (problem,) = problems("oauth: {clients: [{client_secret: {keyring: thg/app}}]}")
+    assert problem.startswith("oauth.clients[0].client_secret: there is no keyring that this session can reach; use")
 
 
 EC_KEY = "{auth_method: private_key_jwt, clients: [{client_secret: {file: key.pem}, key_id: k1}]"
