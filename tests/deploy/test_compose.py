@@ -24,6 +24,7 @@ from tests.real_parts import real_part
 
 STACKS = ("compose.yaml", "demo.yaml")
 PROXY = "thg-proxy"
+PROVISIONING = ROOT / "deploy" / "grafana" / "provisioning"
 
 Services = dict[str, dict[str, Any]]
 
@@ -105,7 +106,7 @@ def test_what_is_mounted_exists(services: Services) -> None:
         for mount in service.get("volumes", [])
         if mount["type"] == "bind"
     }
-    assert len(sources) == 6
+    assert len(sources) == 5
     assert {source for source in sources if not Path(source).is_file()} == set()
 
 
@@ -167,7 +168,7 @@ def up(port: int) -> bool:
 
 def test_prometheus_is_where_grafana_looks(services: Services) -> None:
     """The data source's URL is that of the service, or of loopback where they share it."""
-    (source,) = yaml.safe_load((COMPOSE.parent / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    (source,) = yaml.safe_load((PROVISIONING / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "$PROMETHEUS_URL"
     url = services["grafana"]["environment"]["PROMETHEUS_URL"]
     shared = services["prometheus"].get("network_mode") == services["grafana"].get("network_mode") == f"service:{PROXY}"
@@ -177,7 +178,7 @@ def test_prometheus_is_where_grafana_looks(services: Services) -> None:
 
 def test_the_dashboard_is_where_grafana_looks(services: Services) -> None:
     """The provider's folder is the one that the dashboard is mounted into."""
-    (provider,) = yaml.safe_load((COMPOSE.parent / "grafana" / "provisioning" / "dashboards" / "thg-proxy.yaml").read_text())["providers"]
+    (provider,) = yaml.safe_load((PROVISIONING / "dashboards" / "thg-proxy.yaml").read_text())["providers"]
     targets = {Path(mount["target"]) for mount in services["grafana"]["volumes"]}
     assert Path(provider["options"]["path"], "thg-proxy.json") in targets
 
