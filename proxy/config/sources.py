@@ -28,10 +28,9 @@ class File(NamedTuple):
 def read_file(path: str | None, environ: Mapping[str, str]) -> File | None:
     """The file that is named, else the first that exists in the usual places. Raises ConfigError."""
     named = path or environ.get(FILE_VARIABLE)
-    own = user_file(environ)
-    for name in (named,) if named else _usual_files(own):
+    for name, closed_to in [(named, 0)] if named else _usual_files(environ):
         try:
-            return File(name, _parse_file(name, private=not named and name == own))
+            return File(name, _parse_file(name, closed_to))
         except FileNotFoundError:
             if named:
                 raise ConfigError([f"{name}: there is no such file"]) from None
@@ -53,18 +52,22 @@ def user_file(environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def _usual_files(own: str | None) -> Iterator[str]:
-    yield LOCAL_FILE
+def _usual_files(environ: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """Each with the permissions to write that nobody may have to it, who is not this user."""
+    # Many systems let a group write to what its users make.
+    yield LOCAL_FILE, stat.S_IWOTH
+    own = user_file(environ)
     # A service may have been given the home of somebody else, in which it may not look: then nothing is there.
     if own is not None and os.access(own, os.F_OK):
-        yield own
-    yield SYSTEM_FILE
+        yield own, stat.S_IWGRP | stat.S_IWOTH
+    # Nobody but root has a say in /etc.
+    yield SYSTEM_FILE, 0
 
 
-def _parse_file(name: str, *, private: bool) -> Node:
+def _parse_file(name: str, closed_to: int) -> Node:
     with Path(name).open("rb") as file:
-        if private and sys.platform != "win32":
-            _refuse_strangers(name, os.fstat(file.fileno()))
+        if closed_to and sys.platform != "win32":
+            _refuse_strangers(name, os.fstat(file.fileno()), closed_to)
         raw = file.read(MAX_FILE + 1)
     if len(raw) > MAX_FILE:
         raise ConfigError([f"{name}: the file is larger than {MAX_FILE >> 20} MiB"])
@@ -79,11 +82,13 @@ def _parse_file(name: str, *, private: bool) -> Node:
     return root
 
 
-def _refuse_strangers(name: str, status: os.stat_result) -> None:
-    """Who writes this file says where the secret goes. In a home that is not this user's, that is somebody else."""
+def _refuse_strangers(name: str, status: os.stat_result, closed_to: int) -> None:
+    """Who writes this file says where the secret goes. In a home that is not this user's, or in a directory for all,
+    that is somebody else.
+    """
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigError([f"{name}: the file belongs to another user; if it is the right one, name it with -c"])
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & closed_to:
         raise ConfigError([f"{name}: other users may write the file; chmod go-w {name}"])
 
 

@@ -105,6 +105,30 @@ def test_file_that_others_may_write(usual: Path, own: Path, mode: int) -> None:
     assert caught.value.problems == (f"{own}: other users may write the file; chmod go-w {own}",)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_local_file_of_another_user(usual: Path) -> None:
+    """Who starts the proxy in a directory for all does not take what somebody has left there, unless it is named."""
+    path = usual / "thg-proxy.yaml"
+    path.write_text("workers: 7")
+    os.chown(path, 65534, -1)
+    with pytest.raises(ConfigError, match="the file belongs to another user; if it is the right one, name it with -c"):
+        load(None, [], ENVIRON)
+    assert load("thg-proxy.yaml", [], ENVIRON).settings.workers == 7
+
+
+@pytest.mark.parametrize("mode, accepted", [(0o644, True), (0o664, True), (0o666, False)])
+def test_local_file_that_all_may_write(usual: Path, mode: int, accepted: bool) -> None:
+    """Many systems let a group write to what its users make; everybody is too many."""
+    path = usual / "thg-proxy.yaml"
+    path.write_text("workers: 7")
+    path.chmod(mode)
+    if accepted:
+        assert load(None, [], ENVIRON).settings.workers == 7
+        return
+    with pytest.raises(ConfigError, match=r"other users may write the file; chmod go-w thg-proxy\.yaml"):
+        load(None, [], ENVIRON)
+
+
 # To whom the modes of files do not apply gives that up.
 OBEDIENT = ("setpriv", "--reuid=65534", "--clear-groups") if os.geteuid() == 0 else ()
 

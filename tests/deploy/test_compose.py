@@ -107,7 +107,7 @@ def test_what_is_mounted_exists(services: Services) -> None:
         if mount["type"] == "bind"
     }
     assert len(sources) == 5
-    assert {source for source in sources if not Path(source).is_file()} == set()
+    assert {source for source in sources if not Path(source).exists()} == set()
 
 
 def test_the_app(proxy: Proxy) -> None:
