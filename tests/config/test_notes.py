@@ -12,7 +12,7 @@ Load = Callable[..., Loaded]
 @pytest.mark.parametrize(
     "text, start",
     [
-        ("tracing: {sample: 0.5}", "tracing: has no effect in this version"),
+        ("tracing: {sample: 0.5}", "tracing.sample: has no effect without tracing.otlp_endpoint"),
         ("workers: 2", "workers: has no effect in this version"),
     ],
 )
