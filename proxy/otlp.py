@@ -74,6 +74,10 @@ def export_request(spans: Sequence[bytes]) -> bytes:
     return body
 
 
+def _url(endpoint: str) -> str:
+    return f"{endpoint.rstrip('/')}/v1/traces"
+
+
 class _Refusal(NamedTuple):
     """`is_passing`: the same spans may be taken later."""
 
@@ -85,8 +89,7 @@ class Exporter:
     """Sends spans to a collector, from now on. One that is slow, or does not answer, costs spans and nothing else."""
 
     def __init__(self, endpoint: str, log: Log) -> None:
-        self._url = ""
-        self.send_to(endpoint)
+        self._url = _url(endpoint)
         self._log = log
         self._tls = client_context(ClientTls(), "tracing.otlp_endpoint")
         self._waiting: deque[bytes] = deque()
@@ -99,7 +102,11 @@ class Exporter:
 
     def send_to(self, endpoint: str) -> None:
         """From here on, also what waits."""
-        self._url = f"{endpoint.rstrip('/')}/v1/traces"
+        url = _url(endpoint)
+        if url != self._url:
+            # Another collector has not failed yet.
+            self._url, self._failures = url, 0
+            self._awake.set()
 
     def take(self, span: bytes) -> None:
         """A whole span, to be sent soon."""
