@@ -17,7 +17,7 @@ Load = Callable[..., Loaded]
     ],
 )
 def test_without_effect(load_text: Load, text: str, start: str) -> None:
-    """A key that does nothing yet says so as soon as it is set to something."""
+    """A key that does nothing, yet or without another one, says so as soon as it is set to something."""
     (note,) = load_text(text).notes
     assert note.startswith(start)
 
