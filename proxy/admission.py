@@ -34,6 +34,7 @@ from proxy.core.policy import (
     is_host,
 )
 from proxy.core.target import Target, join_base, parse_target
+from proxy.core.trace_context import TRACEPARENT, TRACESTATE, TraceContext, incoming
 from proxy.credential import Credential
 from proxy.errors import (
     BadRequest,
@@ -59,7 +60,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=-]{1,128}")
 class Section:
     """What the header section of a request comes to, whatever its target.
 
-    `lines`: for the upstream, all but the credential. `length`: the Content-Length, 0 if there is none.
+    `lines`: for the upstream, all but the credential and the trace. `length`: the Content-Length, 0 if there is none.
+    `trace_context`: the caller's, where spans are made.
     """
 
     __slots__ = (
@@ -72,6 +74,7 @@ class Section:
         "opens_tunnel",
         "request_id",
         "response_rules",
+        "trace_context",
     )
 
     def __init__(
@@ -86,6 +89,7 @@ class Section:
         ends_here: bool = False,
         max_body: int | None = None,
         request_id: str = "",
+        trace_context: TraceContext | None = None,
     ) -> None:
         self.lines = lines
         self.response_rules = response_rules
@@ -96,6 +100,7 @@ class Section:
         self.ends_here = ends_here
         self.max_body = max_body
         self.request_id = request_id
+        self.trace_context = trace_context
 
     @property
     def has_body(self) -> bool:
@@ -104,14 +109,18 @@ class Section:
 
 
 class Admitted:
-    """A request that may be sent, once there is a token for it; with `section.ends_here` it is for the proxy itself."""
+    """A request that may be sent, once there is a token for it; with `section.ends_here` it is for the proxy itself.
 
-    __slots__ = ("method", "section", "target")
+    `trace`: finished lines for the upstream, empty where there are no spans.
+    """
+
+    __slots__ = ("method", "section", "target", "trace")
 
     def __init__(self, method: str, target: bytes, section: Section) -> None:
         self.method = method
         self.target = target
         self.section = section
+        self.trace = b""
 
 
 class Recalled:
@@ -151,13 +160,15 @@ class Admission:
         url = urlsplit(upstream.url)
         required = policy.require_header
         self._required = None if required is None else (required.name.lower().encode(), required.value.encode())
+        # Where there are no spans, these are fields like any other.
+        trace = () if settings.tracing.otlp_endpoint is None else (TRACEPARENT, TRACESTATE)
         self._rules = RequestRules(
             url.netloc.encode(),
             via=upstream.via,
             added=upstream.headers.set,
             removed=(*upstream.headers.remove, *_overruled(settings)),
-            noted={*BROWSER_FIELDS, hops.FIELD},
-            withheld=[self._required[0]] if self._required else [],
+            noted={*BROWSER_FIELDS, hops.FIELD, *trace},
+            withheld=[*trace, *([self._required[0]] if self._required else [])],
         )
         self._origin = f"{url.scheme}://{url.netloc}".encode()
         self._base_path = url.path.rstrip("/").encode()
@@ -290,13 +301,17 @@ class Admission:
             ends_here=hops_left == 0,
             max_body=self._max_body,
             request_id=request_id(message),
+            trace_context=incoming(noted.get(TRACEPARENT), noted.get(TRACESTATE)),
         )
 
     def outbound(self, admitted: Admitted, credential: Credential) -> OutboundRequest:
         method, target, section = admitted.method, admitted.target, admitted.section
         authorization = credential.fields(method, self._origin, target)
         return OutboundRequest(
-            method, request_head(method, target, section.lines, authorization), credential.token, section
+            method,
+            request_head(method, target, section.lines, admitted.trace + authorization),
+            credential.token,
+            section,
         )
 
 

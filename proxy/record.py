@@ -1,4 +1,6 @@
-"""What is known of one request when it is over: one log line, one set of metrics, one row of `/status`."""
+"""What is known of one request when it is over: one log line, one set of metrics, one row of `/status`, one span."""
+
+from collections.abc import Callable
 
 from proxy.metrics import METHODS, Traffic
 
@@ -6,7 +8,7 @@ _CLIENT_ERROR, _UNAUTHORIZED, _SERVER_ERROR = 400, 401, 500
 
 
 class RequestRecord:
-    """Filled in on the way. Times are seconds; `path` has no query (RFC 9110 §17.9)."""
+    """Filled in on the way. Times are seconds; the path has no query (RFC 9110 §17.9). `on_end` takes it at the end."""
 
     __slots__ = (
         "bytes_in",
@@ -15,6 +17,7 @@ class RequestRecord:
         "connect",
         "duration",
         "method",
+        "on_end",
         "outcome",
         "replayed",
         "request_id",
@@ -36,6 +39,7 @@ class RequestRecord:
         self.duration = self.token_wait = self.connect = self.ttfb = 0.0
         self.bytes_in = self.bytes_out = 0
         self.replayed = False
+        self.on_end: Callable[[RequestRecord], None] | None = None
 
     def relayed(self) -> None:
         """The upstream's answer went through whole."""
@@ -77,10 +81,10 @@ class RequestRecord:
             "status": self.status,
             "code": self.code,
             "outcome": self.outcome,
-            "duration_ms": _milliseconds(self.duration),
-            "token_wait_ms": _milliseconds(self.token_wait),
-            "connect_ms": _milliseconds(self.connect),
-            "ttfb_ms": _milliseconds(self.ttfb),
+            "duration_ms": milliseconds(self.duration),
+            "token_wait_ms": milliseconds(self.token_wait),
+            "connect_ms": milliseconds(self.connect),
+            "ttfb_ms": milliseconds(self.ttfb),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "replayed": self.replayed,
@@ -95,5 +99,5 @@ def _path(target: str) -> str:
     return "/" + path.partition("://")[2].partition("/")[2]
 
 
-def _milliseconds(seconds: float) -> float:
+def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)

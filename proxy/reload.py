@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from proxy.config import Loaded
-from proxy.engine import Engine, Identity
+from proxy.engine import Engine, Identity, open_exporter
 from proxy.errors import ConfigError, ProxyError
 from proxy.log import Log
 from proxy.metrics import Metrics
 from proxy.server.serving import Serving
-from proxy.settings import OAuth, Settings
+from proxy.settings import OAuth, Settings, Tracing
 from proxy.upstream.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    from proxy.otlp import Exporter
 
 # What a running process can't change.
 _FIXED = ("listen", "admin", "workers")
@@ -27,16 +31,23 @@ class Reload:
         self._load = load
         self._serving = serving
         self._identity = identity
+        self._exporter = serving.engine.exporter
         self._metrics = metrics
         self._log = log
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Ends the token, and what is left of earlier ones."""
+        """Ends the token and the spans, and what is left of earlier ones."""
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._identity.close()
+        await self.send_last_spans(0)
+
+    async def send_last_spans(self, until: float) -> None:
+        """Waits for the collector, until that moment of the loop's clock at the latest."""
+        if self._exporter is not None:
+            await self._exporter.close(until)
 
     async def run(self) -> None:
         """What is wrong with the new configuration is logged, and leaves the old one in force."""
@@ -51,7 +62,8 @@ class Reload:
         except ProxyError as exc:
             self._failed(exc.detail)
         else:
-            self._replace(Engine(settings, identity.tokens, pool), identity)
+            exporter = self._exporter_for(settings.tracing)
+            self._replace(Engine(settings, identity.tokens, pool, exporter), identity)
             self._metrics.config_reloads.labels("ok").inc()
             self._log.info("reloaded", config=loaded.origin)
 
@@ -87,6 +99,14 @@ class Reload:
                 await identity.close()
                 raise
         return identity
+
+    def _exporter_for(self, tracing: Tracing) -> "Exporter | None":
+        """There is never another one: requests that have begun end in spans, too."""
+        if self._exporter is None:
+            self._exporter = open_exporter(tracing, self._log)
+        elif tracing.otlp_endpoint is not None:
+            self._exporter.send_to(tracing.otlp_endpoint)
+        return self._exporter if tracing.otlp_endpoint is not None else None
 
     def _replace(self, engine: Engine, identity: Identity) -> None:
         old, self._serving.engine = self._serving.engine, engine

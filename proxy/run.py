@@ -12,7 +12,7 @@ from proxy.admin.app import AdminParts, AdminPort
 from proxy.admin.history import History
 from proxy.admin.status import readiness
 from proxy.config import Loaded
-from proxy.engine import Engine, Identity
+from proxy.engine import Engine, Identity, open_exporter
 from proxy.errors import StartError
 from proxy.log import Log, capture_standard_logging, log_for
 from proxy.loop import loop_factory
@@ -69,7 +69,8 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
     metrics = Metrics()
     async with AsyncExitStack() as parts:
         identity = Identity(settings.oauth, metrics, log)
-        engine = Engine(settings, identity.tokens, UpstreamPool(settings.upstream, metrics.traffic))
+        pool = UpstreamPool(settings.upstream, metrics.traffic)
+        engine = Engine(settings, identity.tokens, pool, open_exporter(settings.tracing, log))
         serving = Serving(engine, traffic=metrics.traffic, log=log)
         reload = Reload(loaded.again, serving, identity, metrics=metrics, log=log)
         parts.push_async_callback(reload.close)
@@ -110,7 +111,8 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         log.info("stopping", in_flight=metrics.traffic.in_flight)
         shutdown = serving.engine.settings.shutdown
         manager.stopping(within=shutdown.delay + shutdown.grace)
-        await _drain(listener, serving.connections, shutdown, stop)
+        end = await _drain(listener, serving.connections, shutdown, stop)
+        await _unless_hurried(stop, reload.send_last_spans(end))
         log.info("stopped")
     return 0
 
@@ -196,14 +198,18 @@ def _named(key: str, address: Address) -> Iterator[None]:
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
 
 
-async def _drain(listener: Listener, connections: Connections, shutdown: Shutdown, stop: Stop) -> None:
-    """Lets every request in flight end, for `grace` seconds after the delay; tunnels end with the last of them."""
+async def _drain(listener: Listener, connections: Connections, shutdown: Shutdown, stop: Stop) -> float:
+    """Lets every request in flight end, for `grace` seconds after the delay; tunnels end with the last of them.
+
+    Returns where these seconds end on the loop's clock.
+    """
 
     async def all_gone() -> None:
         await listener.settled()
         await connections.wait_empty()
 
     await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
+    end = asyncio.get_running_loop().time() + shutdown.grace
     connections.drain()
     listener.close()
     idle_grace = min(IDLE_GRACE, shutdown.grace)
@@ -211,6 +217,7 @@ async def _drain(listener: Listener, connections: Connections, shutdown: Shutdow
     connections.close_idle()
     await _unless_hurried(stop, _within(shutdown.grace - idle_grace, all_gone()))
     connections.abort()
+    return end
 
 
 async def _within(seconds: float, waiting: Awaitable[None]) -> None:

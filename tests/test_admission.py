@@ -34,6 +34,7 @@ from proxy.settings import (
     Rule,
     Settings,
     Size,
+    Tracing,
     Upstream,
     UpstreamHeaders,
 )
@@ -421,6 +422,44 @@ def test_request_id(parse: Parse, value: bytes, expected: str) -> None:
 def test_no_request_id(parse: Parse) -> None:
     """None is made up before it is needed."""
     assert request_id(parse.get()) == ""
+
+
+# Trace context.
+
+TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_trace_context_without_spans(parse: Parse) -> None:
+    """Where nothing is traced, it is two fields like any other, good or not (R168)."""
+    fields = (b"traceparent: x", b"TraceState: a=1", b"tracestate: b")
+    request = outbound(parse.get(b"/a", *fields))
+    assert b"".join(b"%b\r\n" % field for field in fields) in request.head
+    assert request.section.trace_context is None
+
+
+@pytest.mark.parametrize(
+    "fields, context",
+    [
+        ((), None),
+        ((b"TraceParent: \t" + TRACEPARENT + b" ", b"tracestate: a=1", b"TRACESTATE: b=2"), b"a=1,b=2"),
+        ((b"traceparent: " + TRACEPARENT, b"trace-state: a=1", b"tracestate: a=1,a=2"), b""),
+        ((b"traceparent: " + TRACEPARENT, b"traceparent: " + TRACEPARENT, b"tracestate: a=1"), None),
+        ((b"traceparent: 00-1-1-00", b"tracestate: a=1"), None),
+    ],
+)
+def test_trace_context(parse: Parse, fields: tuple[bytes, ...], context: bytes | None) -> None:
+    """Where spans are made, the client's fields end here, and ours come with the credential (R168)."""
+    admits = Admission(
+        Settings(upstream=Upstream(url="https://api.example"), tracing=Tracing(otlp_endpoint="http://localhost:4318"))
+    )
+    admitted = admits.admit(parse.get(b"/a", *fields))
+    found = admitted.section.trace_context
+    assert (None if found is None else found.state) == context
+    assert b"traceparent:" not in admitted.section.lines.lower()
+    assert b"tracestate:" not in admitted.section.lines.lower()
+    admitted.trace = b"traceparent: ours\r\n"
+    head = admits.outbound(admitted, TOKEN).head
+    assert head.endswith(b"traceparent: ours\r\nAuthorization: Bearer token\r\n\r\n")
 
 
 # A header section that has been admitted before.

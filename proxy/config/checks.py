@@ -141,11 +141,12 @@ def _upstream_url(settings: Settings) -> Problems:
 
 
 def _not_to_itself(settings: Settings) -> Problems:
-    """An upstream that is one of the own listeners is an endless loop (R42)."""
-    upstream = forms.server(settings.upstream.url)
-    for key in _LISTENERS:
-        if upstream and _listens_at(attrgetter(key)(settings), upstream):
-            yield Problem("upstream.url", f"must be the address of the API, and is {key} of this proxy")
+    """An upstream, or a collector, that is one of the own listeners is an endless loop (R42)."""
+    for key, whose in (("upstream.url", "the API"), ("tracing.otlp_endpoint", "the collector")):
+        peer = forms.server(attrgetter(key)(settings) or "")
+        for listener in _LISTENERS:
+            if peer and _listens_at(attrgetter(listener)(settings), peer):
+                yield Problem(key, f"must be the address of {whose}, and is {listener} of this proxy")
 
 
 def _listens_at(address: Address, server: forms.Server) -> bool:
@@ -169,8 +170,16 @@ def _provider_urls(settings: Settings) -> Problems:
 
 def _tracing(settings: Settings) -> Problems:
     endpoint = settings.tracing.otlp_endpoint
-    for fault in forms.url_faults(endpoint, plain=True) if endpoint is not None else ():
+    if endpoint is None:
+        return
+    for fault in forms.url_faults(endpoint, plain=True):
         yield Problem("tracing.otlp_endpoint", fault)
+    if endpoint.rstrip("/").endswith("/v1/traces"):
+        yield Problem("tracing.otlp_endpoint", "must end before /v1/traces, which is added")
+    try:
+        import proxy.otlp  # noqa: F401, PLC0415 - what it needs is an extra
+    except ImportError:
+        yield Problem("tracing.otlp_endpoint", "needs the package opentelemetry-proto: pip install 'thg-proxy[otel]'")
 
 
 def _token_endpoint(settings: Settings) -> Problems:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from proxy.config.checks import secret_refs
 from proxy.config.schema import Problem, holds
-from proxy.settings import Settings, leaves
+from proxy.settings import Settings, Tracing, leaves
 
 # What can be configured and does nothing in this version. A key here stands for those below it too.
 _WITHOUT_EFFECT: Mapping[str, str] = {
-    "tracing": "nothing is traced",
     "workers": "one process serves everything",
 }
 
@@ -20,6 +19,7 @@ def notes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
     """What the proxy can run with."""
     yield from _unprotected(settings)
     yield from _without_effect(settings)
+    yield from _untraced(settings)
     yield from _exposed_secrets(settings, environ)
     yield from _replaceable_sockets(settings)
 
@@ -37,6 +37,11 @@ def _without_effect(settings: Settings) -> Iterator[Problem]:
     for key, text in _WITHOUT_EFFECT.items():
         if any(holds(key, name) for name in changed):
             yield Problem(key, f"has no effect in this version: {text}")
+
+
+def _untraced(settings: Settings) -> Iterator[Problem]:
+    if settings.tracing.otlp_endpoint is None and settings.tracing != Tracing():
+        yield Problem("tracing.sample", "has no effect without tracing.otlp_endpoint: nothing is traced")
 
 
 def _exposed_secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:

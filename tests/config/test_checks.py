@@ -124,6 +124,11 @@ BAD = {
     "limits: {max_in_flight: 0}": "limits.max_in_flight: must be at least 1",
     "tracing: {sample: 2}": "tracing.sample: must be a fraction from 0 to 1",
     "tracing: {otlp_endpoint: collector}": "tracing.otlp_endpoint: must be a URL",
+    f"tracing: {{otlp_endpoint: 'http://a:{CANARY}@collector'}}": "tracing.otlp_endpoint: must not hold a user name",
+    "tracing: {otlp_endpoint: http://collector:4318/v1/traces}": "tracing.otlp_endpoint: must end before /v1/traces",
+    "tracing: {otlp_endpoint: http://localhost:8080}": (
+        "tracing.otlp_endpoint: must be the address of the collector, and is listen.address of this proxy"
+    ),
     "workers: 0": "workers: must be at least 1",
 }
 BAD_PROVIDERS = {
@@ -166,6 +171,8 @@ GOOD = [
     "policy: {allow: [{path: /}, {path: '/v1/*/x', methods: [GET]}, {path: '/v1/**'}]}",
     "policy: {allow: [], browsers: {allow_origins: ['https://app.example.com']}, require_header: {name: a, value: b}}",
     "admin: {address: 0.0.0.0:9090}",
+    "tracing: {otlp_endpoint: 'https://collector.example/otlp/', sample: 0}",
+    "tracing: {otlp_endpoint: http://collector:4318, sample: 1}",
 ]
 
 
