@@ -59,7 +59,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round")
     parser.add_argument("--record", action="store_true", help=f"append the tables to {RESULTS.name}")
     parser.add_argument("--profile", action="store_true", help="instead: where the CPU of a request to thg-proxy goes")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.record and arguments.quick:
+        parser.error("--record: figures of --quick are not worth keeping")
+    return arguments
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:

@@ -19,7 +19,7 @@ from .websocket import Echo, echoing
 
 _KIB = 1 << 10
 _TIMEOUT = 30
-_OTHER_DESCRIPTORS = 1024
+_OTHER_DESCRIPTORS = 256
 
 
 def clients(bench: Bench) -> list[Row]:

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -125,20 +126,23 @@ def _one_tail(target: Target, effort: Effort) -> Figures:
 @contextmanager
 def _scraped(metrics: str) -> Iterator[list[float]]:
     """Every second; the list grows by the number of tokens obtained so far."""
-    tokens = [tokens_obtained(fetch(metrics))]
+    tokens: list[float] = []
     over = threading.Event()
 
     def scrape() -> None:
-        while not over.wait(_SCRAPE_INTERVAL):
+        while not over.wait(_SCRAPE_INTERVAL if tokens else 0):
             tokens.append(tokens_obtained(fetch(metrics)))
 
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
-        yield tokens
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        scraping = pool.submit(scrape)
+        try:
+            yield tokens
+        finally:
+            over.set()
+        try:
+            scraping.result()
+        except OSError as exc:
+            raise BenchError(f"a scrape failed: {exc}") from exc
 
 
 def tokens_obtained(metrics: str) -> float:

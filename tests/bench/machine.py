@@ -22,19 +22,16 @@ _SIGNS = {"PGO": ("--enable-optimizations", "-fprofile-use"), "LTO": ("--with-lt
 
 def facts(peers: Sequence[Peer]) -> dict[str, str]:
     """In the order in which they are shown."""
+    built = optimisation(sysconfig.get_config_vars())
     return {
         "machine": f"{os.cpu_count()} x {_cpu()}, {platform.system()} {platform.release()} {platform.machine()}",
         "thg-proxy": _commit(),
         "load average": f"{os.getloadavg()[0]:.1f} before the run",
-        "python": f"{os.path.realpath(sys.executable)}, {' '.join(sys.version.split())}, {_optimisation()}",
+        "python": f"{os.path.realpath(sys.executable)}, {' '.join(sys.version.split())}, {built}",
         "python's OpenSSL": ssl.OPENSSL_VERSION,
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES),
         "load": ", ".join(_loads()),
     } | {peer.name: version(peer.program, *peer.version) for peer in peers if peer.version}
-
-
-def _optimisation() -> str:
-    return optimisation(sysconfig.get_config_vars())
 
 
 def optimisation(variables: Mapping[str, Any]) -> str:
