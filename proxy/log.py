@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -37,6 +38,8 @@ _encode_json = msgspec.json.Encoder().encode
 
 def one_line(text: str) -> str:
     """At most MAX_TEXT printable characters; what is not printable (controls, bidi, surrogates) is escaped."""
+    if len(text) <= MAX_TEXT and text.isprintable():
+        return text
     cut = text[: MAX_TEXT + 1]
     if not cut.isprintable():
         cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
@@ -48,13 +51,21 @@ def _scalar(value: object) -> _Scalar:
         return value
     if isinstance(value, bytes):
         return one_line(value[: MAX_TEXT + 1].decode(errors="backslashreplace"))
+    if isinstance(value, str):
+        return one_line(value)
     # The text of an exception can repeat a peer's bytes, its type can't.
     return one_line(type(value).__name__ if isinstance(value, BaseException) else str(value))
 
 
 def _json(now: float, level: Level, event: str, fields: dict[str, _Scalar]) -> bytes:
-    moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    milliseconds = int(now * 1000)
+    moment = f"{_utc(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
     return _encode_json({"time": moment, "level": level, "event": event, **fields})
+
+
+@lru_cache(maxsize=1)
+def _utc(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _console(now: float, level: Level, event: str, fields: dict[str, _Scalar]) -> bytes:

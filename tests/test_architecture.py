@@ -68,7 +68,6 @@ TESTED_ELSEWHERE = {
     "server/port.py": _WHOLE_CONNECTIONS,
     "server/caller.py": _WHOLE_CONNECTIONS,
     "server/parsing.py": _WHOLE_CONNECTIONS,
-    "server/tunnel.py": _WHOLE_CONNECTIONS,
     "server/wire.py": _WHOLE_CONNECTIONS,
     "upstream/response.py": "is read by a connection: tests/upstream/test_connection.py feeds it in every way",
     "admin/status.py": "makes the documents of the admin port: tests/admin/test_app.py reads them",

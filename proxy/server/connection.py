@@ -22,7 +22,6 @@ from proxy.record import RequestRecord
 from proxy.server.caller import is_allowed
 from proxy.server.parsing import ends_http, raise_parse_error
 from proxy.server.serving import Serving
-from proxy.server.tunnel import ToTunnel
 from proxy.server.wire import ClientWire
 from proxy.steps import in_task
 from proxy.upstream.tunnel import FarSide
@@ -99,6 +98,10 @@ class ClientConnection(ClientWire):
             self.linger()
 
     def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            if not self._close:
+                self._tunnel.write(data)
+            return
         if self._ahead == 0 and self._arrived.is_awaited:
             self._recalled = self._serving.engine.admission.recall(data)
             if self._recalled is not None:
@@ -219,7 +222,12 @@ class ClientConnection(ClientWire):
     def open_tunnel(self, other: FarSide) -> None:
         self._serving.connections.tunnel_opened(self)
         self._tunnel = other
-        self.set_parser(ToTunnel(other))  # type: ignore[arg-type] # aiohttp calls no more than `feed_data` and `feed_eof`
+        if self._message_tail:
+            # What came behind the handshake.
+            other.write(self._message_tail)
+            self._message_tail = b""
+        if self._buffer_paused:
+            self._resume_reading_for_buffer()
 
     def eof_received(self) -> None:
         if self._tunnel is not None:
