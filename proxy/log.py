@@ -11,10 +11,11 @@ import re
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal, Protocol, TextIO
 
 import msgspec
 
@@ -58,14 +59,23 @@ def _scalar(value: object) -> _Scalar:
 
 
 def _json(now: float, level: Level, event: str, fields: dict[str, _Scalar]) -> bytes:
+    begin = _json_begin(now, level, event)
+    return begin + b"," + _encode_json(fields)[1:] if fields else begin + b"}"
+
+
+def _json_begin(now: float, level: Level, event: str) -> bytes:
     milliseconds = int(now * 1000)
-    moment = f"{_utc(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
-    return _encode_json({"time": moment, "level": level, "event": event, **fields})
+    return b'{"time":"%b.%03dZ",%b' % (_utc(milliseconds // 1000), milliseconds % 1000, _title(level, event))
 
 
 @lru_cache(maxsize=1)
-def _utc(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _utc(second: int) -> bytes:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+@lru_cache(maxsize=64)
+def _title(level: Level, event: str) -> bytes:
+    return _encode_json({"level": level, "event": event})[1:-1]
 
 
 def _console(now: float, level: Level, event: str, fields: dict[str, _Scalar]) -> bytes:
@@ -82,6 +92,15 @@ def _coloured(now: float, level: Level, event: str, fields: dict[str, _Scalar]) 
 def _shown(value: _Scalar) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+class Entry(Protocol):
+    """Something that has a line of its own."""
+
+    def fields(self) -> dict[str, object]: ...
+
+    def json(self) -> bytes:
+        """The same as JSON, without the braces."""
 
 
 class Log:
@@ -124,11 +143,21 @@ class Log:
     def error(self, event: str, /, **fields: object) -> None:
         self._emit("error", event, fields)
 
-    def _emit(self, level: Level, event: str, fields: dict[str, object]) -> None:
+    def entry(self, event: str, entry: "Entry") -> None:
+        """As `info`, for what comes often: the line may be written a moment later, with others, on the running loop."""
+        if self.enabled("info"):
+            self._writer.write_soon(self._entry_line(event, entry))
+
+    def _entry_line(self, event: str, entry: "Entry") -> bytes:
+        if self._render is not _json:
+            return self._line("info", event, entry.fields())
+        return b"%b,%b}\n" % (_json_begin(time.time(), "info", event), entry.json())
+
+    def _emit(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         if self.enabled(level):
             self._writer.write(self._line(level, event, fields))
 
-    def _line(self, level: Level, event: str, fields: dict[str, object]) -> bytes:
+    def _line(self, level: Level, event: str, fields: Mapping[str, object]) -> bytes:
         plain = {name: _scalar(value) for name, value in fields.items()}
         return self._render(time.time(), level, one_line(event), plain) + b"\n"
 

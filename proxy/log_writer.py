@@ -5,6 +5,7 @@ thread writes there what waits in a bounded queue. A line that can't be written 
 lines are written again, one of them tells how many were dropped.
 """
 
+import asyncio
 import atexit
 import errno
 import os
@@ -22,6 +23,8 @@ QUEUE_SIZE = 1 << 20
 _PAUSE = 0.01
 # Seconds that the end of the process waits for the reader.
 _LAST_WORDS = 1.0
+# Seconds that a line which is not urgent waits for others on its way to a file.
+_SOON = 0.01
 # As much as a pipe takes in one piece, whoever else writes to it (pipe(7)).
 _PIECE = getattr(select, "PIPE_BUF", 512)
 
@@ -38,6 +41,7 @@ class Writer:
         self._torn = False
         self._lost = 0
         self._told = 0
+        self._soon: list[bytes] = []
 
     @property
     def dropped(self) -> int:
@@ -46,8 +50,22 @@ class Writer:
 
     def write(self, line: bytes) -> None:
         """`line` ends with the only line feed in it. Never raises."""
+        self.flush()
         if self._written(line):
             self._tell()
+
+    def write_soon(self, line: bytes) -> None:
+        """As `write`, in a moment, on the running event loop: a system call for each line costs as much as the line."""
+        if not self._soon:
+            asyncio.get_running_loop().call_later(_SOON, self.flush)
+        self._soon.append(line)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        if self._soon:
+            lines, self._soon = b"".join(self._soon), []
+            if self._written(lines):
+                self._tell()
 
     def _written(self, lines: bytes) -> bool:
         unwritten = self._unwritten(lines)
@@ -105,6 +123,9 @@ class QueueWriter(Writer):
                 return
             self._size += size
         self._queue.put(line)
+
+    def write_soon(self, line: bytes) -> None:
+        self.write(line)
 
     def close(self) -> None:
         """Writes what waits, unless that takes longer than a second."""

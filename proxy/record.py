@@ -1,10 +1,20 @@
 """What is known of one request when it is over: one log line, one set of metrics, one row of `/status`, one span."""
 
 from collections.abc import Callable
+from random import getrandbits
 
+import msgspec
+
+from proxy.log import one_line
 from proxy.metrics import METHODS, Traffic
 
 _CLIENT_ERROR, _UNAUTHORIZED, _SERVER_ERROR = 400, 401, 500
+
+_JSON = (
+    b'"request_id":"%b","method":"%b","path":%b,"status":%d,"code":"%b","outcome":"%b","duration_ms":%.3f,'
+    b'"token_wait_ms":%.3f,"connect_ms":%.3f,"ttfb_ms":%.3f,"bytes_in":%d,"bytes_out":%d,"replayed":%b'
+)
+_encode_json = msgspec.json.Encoder().encode
 
 
 class RequestRecord:
@@ -90,6 +100,24 @@ class RequestRecord:
             "replayed": self.replayed,
         }
 
+    def json(self) -> bytes:
+        """`fields` as JSON, without the braces. Only the path is somebody else's to choose, and may need an escape."""
+        return _JSON % (
+            self.request_id.encode(),
+            self.method.encode(),
+            _encode_json(one_line(_path(self.target))),
+            self.status,
+            self.code.encode(),
+            self.outcome.encode(),
+            self.duration * 1000,
+            self.token_wait * 1000,
+            self.connect * 1000,
+            self.ttfb * 1000,
+            self.bytes_in,
+            self.bytes_out,
+            b"true" if self.replayed else b"false",
+        )
+
 
 def _path(target: str) -> str:
     """Neither a query, nor a fragment, nor the authority of an absolute-form: each can hold a secret."""
@@ -100,4 +128,10 @@ def _path(target: str) -> str:
 
 
 def milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    """To the microsecond."""
+    return int(seconds * 1e6 + 0.5) / 1000
+
+
+def new_request_id() -> str:
+    """Tells requests apart, and is no secret."""
+    return f"{getrandbits(128):032x}"

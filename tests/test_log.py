@@ -78,6 +78,29 @@ def test_json_line_has_time_level_event_then_fields() -> None:
     ]
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_entry(style: Style) -> None:
+    """What has a line of its own is written like any other event."""
+
+    class Greeting:
+        def fields(self) -> dict[str, object]:
+            return {"to": "world", "times": 2}
+
+        def json(self) -> bytes:
+            return b'"to":"world","times":2'
+
+    async def story() -> str:
+        lines = Lines(style, "info")
+        lines.log.info("greeting", **Greeting().fields())
+        lines.log.entry("greeting", Greeting())
+        lines.log.info("end")
+        return lines.text
+
+    first, second, _ = asyncio.run(story()).splitlines()
+    moment = re.compile(r"\d\d:\d\d:\d\d(\.\d{3})?")
+    assert moment.sub("", first) == moment.sub("", second)
+
+
 def test_console_line_is_short_and_aligned() -> None:
     """A console line has time, level and event in columns, then the fields that have a value."""
     lines = Lines("console")

@@ -1,5 +1,6 @@
 """Lines on their way out: to files, to pipes that are read, and to what can't be written."""
 
+import asyncio
 import io
 import os
 import resource
@@ -225,3 +226,37 @@ def test_no_last_words() -> None:
         assert process.wait(timeout=20) == 0
         assert process.stderr is not None
         process.stderr.close()
+
+
+def test_lines_that_are_not_urgent(tmp_path: Path) -> None:
+    """They are written a moment later, together and in order, at the latest with the next one that is urgent."""
+    path = tmp_path / "log"
+
+    async def story(stream: TextIO) -> None:
+        writer = writer_for(stream, notice)
+        writer.write_soon(b"1\n")
+        writer.write_soon(b"2\n")
+        assert path.read_bytes() == b""
+        writer.write(b"3\n")
+        assert path.read_bytes() == b"1\n2\n3\n"
+        writer.write_soon(b"4\n")
+        while path.read_bytes() != b"1\n2\n3\n4\n":  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0)
+
+    with path.open("w") as stream:
+        asyncio.run(asyncio.wait_for(story(stream), 10))
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="/dev/full is Linux's")
+def test_lines_that_are_not_urgent_and_are_lost() -> None:
+    """Each of them is counted."""
+
+    async def story(stream: TextIO) -> None:
+        writer = writer_for(stream, notice)
+        for _ in range(3):
+            writer.write_soon(b"line\n")
+        writer.flush()
+        assert finished(writer) == 3
+
+    with FULL_DISK.open("w") as stream:
+        asyncio.run(story(stream))

@@ -1,9 +1,13 @@
 """What becomes of a request in the log and in the metrics."""
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from proxy.log import one_line
 from proxy.metrics import METHODS, Traffic
 from proxy.record import RequestRecord
 
@@ -86,6 +90,19 @@ def test_the_log_line() -> None:
         ("bytes_out", 20),
         ("replayed", True),
     ]
+
+
+@given(st.text() | st.text(alphabet='/"\\\\\x00\x1b\u202e\ud800a?#', max_size=300), st.floats(0, 1e6), st.booleans())
+def test_the_log_line_as_json(target: str, seconds: float, replayed: bool) -> None:
+    """What is made by hand is what is made of the fields, whatever somebody asks for (R151)."""
+    whole = record("/" + target, request_id="id-1", status=200, outcome="ok", code="", replayed=replayed)
+    whole.duration = whole.ttfb = seconds
+    whole.bytes_in = 1 << 40
+    by_hand = json.loads(b"{" + whole.json() + b"}")
+    fields = whole.fields()
+    assert list(by_hand) == list(fields)
+    assert by_hand.pop("path") == one_line(str(fields.pop("path")))
+    assert by_hand == pytest.approx(fields, abs=0.001)
 
 
 @pytest.mark.parametrize(

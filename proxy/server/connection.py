@@ -2,7 +2,6 @@
 
 import asyncio
 from email.utils import formatdate
-from secrets import token_hex
 from time import perf_counter
 from typing import cast
 
@@ -18,7 +17,7 @@ from proxy.core.problem import problem_response
 from proxy.credential import Credential
 from proxy.errors import BadRequest, CallerRefused, HeaderTooLarge, Overloaded, ProxyError
 from proxy.forward import Exchange
-from proxy.record import RequestRecord
+from proxy.record import RequestRecord, new_request_id
 from proxy.server.caller import is_allowed
 from proxy.server.parsing import ends_http, raise_parse_error
 from proxy.server.serving import Serving
@@ -211,7 +210,7 @@ class ClientConnection(ClientWire):
     def _answer(
         self, error: ProxyError, record: RequestRecord, *, head_only: bool = False, close: bool = False
     ) -> None:
-        record.request_id = record.request_id or token_hex(16)
+        record.request_id = record.request_id or new_request_id()
         record.status = error.status
         record.code = error.code
         record.outcome = error.outcome

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections import deque
-from secrets import token_hex
 from time import perf_counter
 from typing import Protocol
 
 from proxy.engine import Engine
 from proxy.log import Log
 from proxy.metrics import Traffic
-from proxy.record import RequestRecord
+from proxy.record import RequestRecord, new_request_id
 
 RECENT_REQUESTS = 100
 
@@ -99,8 +98,8 @@ class Serving:
         self.recent.append(record)
         access, notable = self.engine.settings.log.access, record.is_notable
         if access == "all" or (access == "errors" and notable):
-            record.request_id = record.request_id or token_hex(16)
-            self._log.info("request", **record.fields())
+            record.request_id = record.request_id or new_request_id()
+            self._log.entry("request", record)
         if notable:
             self._advise(record)
         if record.on_end is not None:

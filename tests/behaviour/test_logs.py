@@ -56,6 +56,7 @@ def test_access(launch: Launcher, upstream: Upstream, access: str, logged: list[
             client.send(request(b"GET", target, b"Connection: close"))
             client.rest()
     until(lambda: proxy.metric("thg_proxy_request_duration_seconds_count") == len(ENDS))
+    proxy.stop()
 
     lines = proxy.log_lines("request")
     assert [(line["path"], line["status"], line["code"], line["outcome"]) for line in lines] == logged
