@@ -92,10 +92,16 @@ def account(access: str, *records: RequestRecord, scope: str | None = None) -> t
     stream = io.StringIO()
     settings = Settings(log=LogSettings(access=cast(Any, access)), oauth=OAuth(scope=scope))
     parts = cast(Any, None)
-    serving = Serving(Engine(settings, parts, parts), traffic=Traffic(), log=Log(stream))
-    for record in records:
-        serving.finished(record)
-    return serving, [json.loads(line) for line in stream.getvalue().splitlines()]
+    log = Log(stream)
+    serving = Serving(Engine(settings, parts, parts), traffic=Traffic(), log=log)
+
+    async def story() -> None:
+        for record in records:
+            serving.finished(record)
+        log.info("end")
+
+    asyncio.run(story())
+    return serving, [json.loads(line) for line in stream.getvalue().splitlines()][:-1]
 
 
 def request(path: str, outcome: str = "ok", *, request_id: str = "") -> RequestRecord:
