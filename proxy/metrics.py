@@ -57,6 +57,7 @@ class Traffic(Collector):
         self.duration = LatencyHistogram()
         self.ttfb = LatencyHistogram()
         self.in_flight = 0
+        self.in_flight_limit: Callable[[], int] = int
         self.request_bytes = 0
         self.response_bytes = 0
         self.pool: Callable[[], dict[str, int]] = dict
@@ -83,6 +84,9 @@ class Traffic(Collector):
             "thg_proxy_upstream_ttfb_seconds", "Time from sending a request upstream to the head of its response."
         )
         yield GaugeMetricFamily("thg_proxy_requests_in_flight", "Requests being served.", value=self.in_flight)
+        yield GaugeMetricFamily(
+            "thg_proxy_requests_in_flight_limit", "Requests that may be served at a time.", value=self.in_flight_limit()
+        )
         yield CounterMetricFamily(
             "thg_proxy_request_bytes", "Bytes of request bodies sent upstream.", value=self.request_bytes
         )
@@ -162,6 +166,9 @@ class Metrics:
             "client_last_used_timestamp_seconds", "When a client last obtained a token (Unix time).", "client"
         )
         self.config_reloads = counter("config_reloads", "Reloads of the configuration.", "result")
+        # A series that begins with its first event does not tell PromQL that something has increased.
+        for result in ("ok", "failed"):
+            self.config_reloads.labels(result)
         self.event_loop_lag = gauge("event_loop_lag_seconds", "How late the event loop last ran a timer.")
         self.log_lines_dropped = Total("thg_proxy_log_lines_dropped", "Lines of the log that could not be written.")
         self.registry.register(self.log_lines_dropped)

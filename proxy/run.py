@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from proxy.admin.app import AdminParts, AdminPort
 from proxy.admin.history import History
+from proxy.admin.status import readiness
 from proxy.config import Loaded
 from proxy.engine import Engine, Identity
 from proxy.errors import StartError
@@ -17,6 +18,7 @@ from proxy.hardening import harden
 from proxy.log import Log, capture_standard_logging, log_for
 from proxy.loop import loop_factory
 from proxy.metrics import Metrics
+from proxy.notify import ServiceManager
 from proxy.reload import Reload
 from proxy.server import DataPort, descriptors
 from proxy.server.listener import Listener
@@ -63,6 +65,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
     settings = loaded.settings
     log = log_for(settings.log, sys.stderr)
     capture_standard_logging(log)
+    manager = ServiceManager(os.environ, log)
     stop = Stop()
     _obey_signals(stop)
     metrics = Metrics()
@@ -75,6 +78,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         parts.push_async_callback(reload.close)
         parts.callback(lambda: serving.engine.pool.close())
         metrics.traffic.pool = lambda: serving.engine.pool.counts()
+        metrics.traffic.in_flight_limit = lambda: serving.engine.settings.limits.max_in_flight
         history = History(metrics.traffic)
         admin = AdminParts(
             settings=lambda: serving.engine.settings,
@@ -93,7 +97,13 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         listener = _open_data_port(serving, log)
         parts.callback(listener.close)
         identity.tokens.start()
-        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded, reload)):
+        # They begin in this order: who hears from the service manager that the proxy is ready may send it SIGHUP.
+        for work in (
+            _measure_lag(metrics),
+            history.keep(),
+            _obey_changes(loaded, reload, manager),
+            manager.keep_told(lambda: readiness(serving.engine.tokens.status(), stopping=bool(stop)).reason),
+        ):
             parts.callback(asyncio.get_running_loop().create_task(work).cancel)
         log.info(
             "listening",
@@ -107,6 +117,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         await stop.asked.wait()
         log.info("stopping", in_flight=metrics.traffic.in_flight)
         shutdown = serving.engine.settings.shutdown
+        manager.stopping(within=shutdown.delay + shutdown.grace)
         await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
         await _drain(listener, serving.connections, shutdown.grace, stop)
         log.info("stopped")
@@ -130,7 +141,7 @@ def _obey_signals(stop: Stop) -> None:
             loop.add_signal_handler(number, stop.ask)
 
 
-async def _obey_changes(loaded: Loaded, reload: Reload) -> NoReturn:
+async def _obey_changes(loaded: Loaded, reload: Reload, manager: ServiceManager) -> NoReturn:
     """A reload is asked for by SIGHUP, and by another content of the configuration's file or of a certificate's."""
     asked = asyncio.Event()
 
@@ -145,7 +156,9 @@ async def _obey_changes(loaded: Loaded, reload: Reload) -> NoReturn:
         while True:
             await asked.wait()
             asked.clear()
+            manager.reloading()
             await reload.run()
+            manager.reloaded()
 
 
 def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:

@@ -18,7 +18,7 @@ LAYERS = (
     ("secret",),
     ("settings", "log_writer", "hardening", "steps"),
     ("log", "metrics", "deadline", "clock", "tls", "credential", "loop"),
-    ("record",),
+    ("record", "notify"),
     ("config",),
     ("admission", "metadata", "dpop"),
     ("stores", "idp", "upstream"),
@@ -82,7 +82,7 @@ TESTED_ELSEWHERE = {
     "clock.py": "a protocol and one line: the tests of tokens.py and verifier.py hand in clocks of their own",
 }
 # Test files that mirror no module.
-OTHER_TESTS = ("behaviour", "bench", "fuzz", "conformance", "test_architecture.py", "test_readme.py")
+OTHER_TESTS = ("behaviour", "bench", "fuzz", "conformance", "deploy", "test_architecture.py", "test_readme.py")
 
 
 def part_of(module: Path) -> str:

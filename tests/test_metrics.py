@@ -25,6 +25,7 @@ CONTRACT = {
     "thg_proxy_upstream_ttfb_seconds_count": set(),
     "thg_proxy_upstream_ttfb_seconds_sum": set(),
     "thg_proxy_requests_in_flight": set(),
+    "thg_proxy_requests_in_flight_limit": set(),
     "thg_proxy_request_bytes_total": set(),
     "thg_proxy_response_bytes_total": set(),
     "thg_proxy_errors_total": {"code"},
@@ -179,3 +180,16 @@ def test_connections_are_read_when_scraped() -> None:
     metrics.traffic.pool = lambda: pool
     pool["idle"] = 3
     assert values(metrics, "thg_proxy_upstream_connections") == {("idle",): 3, ("active",): 0}
+
+
+def test_the_limit_is_read_when_scraped() -> None:
+    """A reload changes how many requests may be in flight; the metric is never behind."""
+    metrics, limits = Metrics(), iter((1024, 2048))
+    metrics.traffic.in_flight_limit = lambda: next(limits)
+    read = [values(metrics, "thg_proxy_requests_in_flight_limit") for _ in range(2)]
+    assert read == [{(): 1024}, {(): 2048}]
+
+
+def test_reloads_are_counted_from_zero() -> None:
+    """The first failed reload is an increase: the series is there before it."""
+    assert values(Metrics(), "thg_proxy_config_reloads_total") == {("ok",): 0, ("failed",): 0}

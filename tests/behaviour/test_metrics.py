@@ -1,18 +1,11 @@
 """The metrics as operators get them: from a process under traffic, by promtool and by a real Prometheus."""
 
-import json
 import re
 import signal
 import socket
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from prometheus_client import Metric
@@ -21,11 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from proxy.core.lifecycle import MIN_INTERVAL
 from proxy.demo.idp import DemoProvider
+from tests.behaviour.prometheus import promtool, scraping
 from tests.behaviour.running import Launcher, Proxy, until
 from tests.behaviour.test_replay import UNAUTHORIZED
 from tests.behaviour.test_websocket import HANDSHAKE, SWITCHING
 from tests.peers import OK, TIMEOUT, Received, Upstream, http_answer, request
-from tests.real_parts import real_part
 from tests.test_metrics import CONTRACT
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -45,9 +38,8 @@ TRAFFIC = Counter(
 )
 
 
-@pytest.fixture
-def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
-    """A proxy that has seen `TRAFFIC`, a replay, a refreshed token, a signing key and a reload."""
+def launch_for_traffic(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
+    """A proxy with a signing key, in front of an API that refuses the first token and fails in several ways."""
 
     def answer(received: Received, sock: socket.socket) -> bool:
         if received.target == b"/gone":
@@ -60,9 +52,13 @@ def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
         return True
 
     upstream.answer = answer
-    proxy = launch(
+    return launch(
         upstream, f"oauth.jwks_url={provider.jwks_url}", f"oauth.refresh.min_interval={MIN_INTERVAL}", "log.access=all"
     )
+
+
+def make_busy(proxy: Proxy) -> None:
+    """Returns when the proxy has seen `TRAFFIC`, a replay, a refreshed token and a reload."""
     until(lambda: proxy.token_age > MIN_INTERVAL)
     with proxy.connect() as client:
         client.get(b"/refused")
@@ -80,6 +76,12 @@ def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
     proxy.process.send_signal(signal.SIGHUP)
     until(lambda: proxy.metric("thg_proxy_config_reloads_total", result="ok") == 1)
     until(lambda: len(proxy.log_lines("request")) == TRAFFIC.total())
+
+
+@pytest.fixture
+def busy(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> Proxy:
+    proxy = launch_for_traffic(launch, upstream, provider)
+    make_busy(proxy)
     return proxy
 
 
@@ -135,16 +137,9 @@ def test_requests(busy: Proxy) -> None:
     assert busy.metric("thg_proxy_token_generation") == 3
 
 
-def promtool(exposition: str) -> list[str]:
-    """What `promtool check metrics` has to say: its complaints."""
-    checked = subprocess.run(
-        [real_part("promtool", "prometheus"), "check", "metrics"],
-        input=exposition,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+def complaints(exposition: str) -> list[str]:
+    """What `promtool check metrics` has to say."""
+    checked = promtool("check", "metrics", read=exposition)
     # 3 stands for lint, of which there are lines; 1 for what can't be read.
     assert checked.returncode in {0, 3}, checked.stderr
     return checked.stderr.splitlines()
@@ -152,7 +147,7 @@ def promtool(exposition: str) -> list[str]:
 
 def test_promtool(busy: Proxy) -> None:
     """Prometheus' own linter reads the text format, and has nothing to say of it (R153)."""
-    assert promtool(scrape(busy)) == []
+    assert complaints(scrape(busy)) == []
 
 
 def test_promtool_openmetrics(busy: Proxy) -> None:
@@ -161,61 +156,16 @@ def test_promtool_openmetrics(busy: Proxy) -> None:
     OpenMetrics names the family of a counter without `_total`; the linter looks for the help of `..._total`.
     """
     exposition = scrape(busy, OPENMETRICS)
-    complaints = promtool(exposition)
+    found = complaints(exposition)
     parsed = list(parse_openmetrics(exposition))  # type: ignore[no-untyped-call]
 
     assert {family.name for family in parsed} == {family.name for family in families(busy)}
-    assert [line for line in complaints if not re.fullmatch(r"\w+_total no help text", line)] == []
-
-
-@dataclass
-class Prometheus:
-    """A running server that scrapes a proxy each second."""
-
-    port: int
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        """The `data` of its HTTP API's answer; nothing while it starts."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
-        try:
-            connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
-            response = connection.getresponse()
-            body = response.read()
-            return json.loads(body)["data"] if response.status == 200 else None
-        finally:
-            connection.close()
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Once there is something: each series with its `metric` and its `value`."""
-        found = until(lambda: (self.ask("query", query=expression) or {}).get("result"), expression)
-        assert isinstance(found, list)
-        return found
-
-
-@contextmanager
-def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
-    """A server of its own, on a port that the kernel chooses."""
-    scraped = {"job_name": "thg-proxy", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
-    config, log_file = directory / "prometheus.yml", directory / "prometheus.log"
-    # JSON is YAML.
-    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [scraped]}))
-    command = [
-        real_part("prometheus", "prometheus"),
-        f"--config.file={config}",
-        f"--storage.tsdb.path={directory / 'series'}",
-        "--web.listen-address=127.0.0.1:0",
-    ]
-    with log_file.open("wb") as log, subprocess.Popen(command, cwd=directory, stdout=log, stderr=log) as process:
-        try:
-            (port,) = until(lambda: re.findall(r'"Listening on".* address=\S+:(\d+)', log_file.read_text()))
-            yield Prometheus(int(port))
-        finally:
-            process.terminate()
+    assert [line for line in found if not re.fullmatch(r"\w+_total no help text", line)] == []
 
 
 def test_prometheus(busy: Proxy, tmp_path: Path) -> None:
     """A real Prometheus scrapes the proxy: it is up, and every published metric can be queried (R153)."""
-    with prometheus(tmp_path, busy.admin_port) as server:
+    with scraping(tmp_path, busy.admin_port) as server:
         server.query("up == 1")
         (target,) = server.ask("targets")["activeTargets"]
         found = server.query('{__name__=~"thg_proxy_.+"}')
