@@ -1,18 +1,21 @@
 """What one configuration makes for requests to go through; a reload replaces it."""
 
-import asyncio
+from typing import Protocol
 
 from proxy.admission import Admission
-from proxy.core.secret import Secret
-from proxy.core.stored import store_key
-from proxy.errors import SecretUnreadable
-from proxy.idp import Provider
-from proxy.log import Log
-from proxy.metrics import Metrics
-from proxy.settings import OAuth, Settings
-from proxy.stores import TokenStore, open_store
-from proxy.tokens import TokenSource
+from proxy.credential import Credential
+from proxy.settings import Settings
 from proxy.upstream.pool import UpstreamPool
+
+
+class Tokens(Protocol):
+    """What a request needs of the token: `proxy.tokens` says what each of these does."""
+
+    def current(self) -> Credential | None: ...
+
+    async def acquire(self) -> Credential: ...
+
+    async def replace(self, generation: int, *, wait: bool) -> Credential | None: ...
 
 
 class Engine:
@@ -20,51 +23,8 @@ class Engine:
 
     __slots__ = ("admission", "pool", "settings", "tokens")
 
-    def __init__(self, settings: Settings, tokens: TokenSource, pool: UpstreamPool) -> None:
+    def __init__(self, settings: Settings, tokens: Tokens, pool: UpstreamPool) -> None:
         self.settings = settings
         self.admission = Admission(settings)
         self.tokens = tokens
         self.pool = pool
-
-
-class Identity:
-    """Whom requests are sent as: the token, and all that obtains it. Raises ConfigError or SecretUnreadable."""
-
-    def __init__(self, oauth: OAuth, metrics: Metrics, log: Log) -> None:
-        self._wait = oauth.refresh.wait
-        self._provider = Provider(oauth)
-        self._store = _store(oauth, log)
-        self.tokens = TokenSource(oauth, self._provider, metrics, log, store=self._store)
-
-    async def close(self) -> None:
-        await self.tokens.stop()
-        await self._provider.close()
-        await self._store.close()
-
-    async def retire(self) -> None:
-        """Closes it when no request can wait for its token any more."""
-        self.tokens.retire()
-        try:
-            await asyncio.sleep(self._wait)
-        finally:
-            await self.close()
-
-
-def _store(oauth: OAuth, log: Log) -> TokenStore:
-    """For the tokens of the first client; those of the others stand in for them."""
-    client = oauth.clients[0]
-
-    def secret() -> Secret | None:
-        try:
-            return client.client_secret.read()
-        except SecretUnreadable:
-            return None
-
-    key = store_key(
-        provider=oauth.token_url or oauth.issuer or "",
-        client_id=client.client_id.read(),
-        scope=oauth.scope,
-        audience=oauth.audience,
-        resource=oauth.resource,
-    )
-    return open_store(oauth.store, key=key, secret=secret, log=log)

@@ -4,49 +4,33 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import NoReturn
 
 from proxy.admin.app import AdminParts, AdminPort
 from proxy.admin.history import History
-from proxy.admin.status import readiness
 from proxy.config import Loaded
-from proxy.engine import Engine, Identity
+from proxy.engine import Engine
 from proxy.errors import StartError
 from proxy.hardening import harden
+from proxy.identity import Identity
 from proxy.log import Log, capture_standard_logging, log_for
-from proxy.loop import loop_factory
-from proxy.metrics import Metrics
+from proxy.loop import loop_factory, measure_lag
+from proxy.metrics import Metrics, Traffic
 from proxy.notify import ServiceManager
+from proxy.plane import DataPlane
 from proxy.reload import Reload
-from proxy.server import DataPort, descriptors
+from proxy.server import descriptors
+from proxy.server.drain import Stop, unless
 from proxy.server.listener import Listener
-from proxy.server.serving import Connections, Serving
+from proxy.server.plane import OwnPlane
 from proxy.server.sockets import listen
-from proxy.settings import Address
+from proxy.settings import Address, Settings
 from proxy.tls import server_context
+from proxy.tokens import TokenSource
 from proxy.upstream.pool import UpstreamPool
 from proxy.watch import FileWatch
-
-# How long a stopping proxy leaves idle connections to clients that may be sending on them right now: their next answer
-# says `Connection: close`, which spares them a reset (RFC 9112 §9.6).
-IDLE_GRACE = 1.0
-_LAG_INTERVAL = 1.0
-
-
-class Stop:
-    """Asked once: drain. Asked twice: end at once."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.hurried = asyncio.Event()
-
-    def ask(self) -> None:
-        (self.hurried if self.asked.is_set() else self.asked).set()
-
-    def __bool__(self) -> bool:
-        return self.asked.is_set()
 
 
 def run(loaded: Loaded) -> int:
@@ -69,45 +53,45 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
     stop = Stop()
     _obey_signals(stop)
     metrics = Metrics()
-    metrics.log_lines_dropped.read = lambda: log.dropped
     async with AsyncExitStack() as parts:
         identity = Identity(settings.oauth, metrics, log)
-        engine = Engine(settings, identity.tokens, UpstreamPool(settings.upstream, metrics.traffic))
-        serving = Serving(engine, traffic=metrics.traffic, log=log)
-        reload = Reload(loaded.again, serving, identity, metrics=metrics, log=log)
+        plane = _data_plane(settings, identity.tokens, metrics.traffic, log)
+        reload = Reload(loaded.again, plane, settings, identity, metrics=metrics, log=log)
         parts.push_async_callback(reload.close)
-        parts.callback(lambda: serving.engine.pool.close())
-        metrics.traffic.pool = lambda: serving.engine.pool.counts()
-        metrics.traffic.in_flight_limit = lambda: serving.engine.settings.limits.max_in_flight
+        parts.push_async_callback(plane.close)
+        metrics.log_lines_dropped.read = lambda: log.dropped + plane.lines_dropped
+        metrics.workers.read = plane.workers
+        metrics.traffic.in_flight_limit = lambda: reload.settings.limits.max_in_flight
         history = History(metrics.traffic)
         admin = AdminParts(
-            settings=lambda: serving.engine.settings,
+            settings=lambda: reload.settings,
             origin=loaded.origin,
             metrics=metrics,
-            token=lambda: serving.engine.tokens.status(),
-            pool=lambda: serving.engine.pool.counts(),
+            token=lambda: reload.tokens.status(),
+            workers=plane.workers,
+            descriptors=plane.descriptors,
             history=history,
-            recent=lambda: reversed(serving.recent),
+            recent=plane.recent,
+            update=plane.update,
             engine={"loop": _loop_name(), "transport": "aiofastnet", "parser": "llhttp"},
             stopping=lambda: bool(stop),
-            refresh=lambda: serving.engine.tokens.refresh(),
+            refresh=lambda: reload.tokens.refresh(),
             stop=stop.ask,
         )
         admin_listener = _open_admin(admin, log, parts)
-        listener = _open_data_port(serving, log)
-        parts.callback(listener.close)
         identity.tokens.start()
+        await unless(stop.asked, plane.open())
         # They begin in this order: who hears from the service manager that the proxy is ready may send it SIGHUP.
         for work in (
-            _measure_lag(metrics),
+            measure_lag(lambda lag: metrics.event_loop_lag.set(max(lag, plane.lag))),
             history.keep(),
             _obey_changes(loaded, reload, manager),
-            manager.keep_told(lambda: readiness(serving.engine.tokens.status(), stopping=bool(stop)).reason),
+            manager.keep_told(lambda: admin.readiness().reason),
         ):
             parts.callback(asyncio.get_running_loop().create_task(work).cancel)
         log.info(
             "listening",
-            address=_listed(listener.addresses),
+            address=_listed(plane.addresses),
             admin=_listed(admin_listener.addresses),
             upstream=settings.upstream.url,
             config=loaded.origin,
@@ -116,10 +100,10 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
             ready()
         await stop.asked.wait()
         log.info("stopping", in_flight=metrics.traffic.in_flight)
-        shutdown = serving.engine.settings.shutdown
+        shutdown = reload.settings.shutdown
         manager.stopping(within=shutdown.delay + shutdown.grace)
-        await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
-        await _drain(listener, serving.connections, shutdown.grace, stop)
+        await unless(stop.hurried, asyncio.sleep(shutdown.delay))
+        await plane.drain(stop)
         log.info("stopped")
     return 0
 
@@ -172,21 +156,14 @@ def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
     return listener
 
 
-def _open_data_port(serving: Serving, log: Log) -> Listener:
-    config = serving.engine.settings.listen
+def _data_plane(settings: Settings, tokens: TokenSource, traffic: Traffic, log: Log) -> DataPlane:
+    config = settings.listen
+    engine = Engine(settings, tokens, UpstreamPool(settings.upstream, traffic))
+    # What is wrong with the certificates is said before a port is taken.
     tls = server_context(config.tls, "listen.tls")
     with _named("listen.address", config.address):
         sockets = listen(config.address, int(config.unix_mode, 8))
-    return Listener(
-        sockets,
-        DataPort(serving),
-        log,
-        count=lambda: serving.connections.count,
-        limit=lambda: descriptors.for_clients(serving.engine.settings.upstream.max_connections),
-        tls=tls,
-        # A client that stalls in the handshake is one that stalls in the head.
-        handshake_timeout=config.header_timeout if tls else None,
-    )
+    return OwnPlane(engine, sockets, tls, traffic=traffic, log=log)
 
 
 @contextmanager
@@ -196,42 +173,3 @@ def _named(key: str, address: Address) -> Iterator[None]:
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else "the address is not usable"
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
-
-
-async def _drain(listener: Listener, connections: Connections, grace: float, stop: Stop) -> None:
-    """Lets every request in flight end, for `grace` seconds; tunnels end with the last of them."""
-
-    async def all_gone() -> None:
-        await listener.settled()
-        await connections.wait_empty()
-
-    connections.drain()
-    listener.close()
-    idle_grace = min(IDLE_GRACE, grace)
-    await _unless_hurried(stop, _within(idle_grace, all_gone()))
-    connections.close_idle()
-    await _unless_hurried(stop, _within(grace - idle_grace, all_gone()))
-    connections.abort()
-
-
-async def _within(seconds: float, waiting: Awaitable[None]) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await waiting
-
-
-async def _unless_hurried(stop: Stop, waiting: Awaitable[None]) -> None:
-    loop = asyncio.get_running_loop()
-    tasks = {asyncio.ensure_future(waiting), loop.create_task(stop.hurried.wait())}
-    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-
-
-async def _measure_lag(metrics: Metrics) -> None:
-    """How late the loop runs a timer is how long a request may have to wait for it."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + _LAG_INTERVAL
-        await asyncio.sleep(_LAG_INTERVAL)
-        metrics.event_loop_lag.set(max(0.0, loop.time() - due))

@@ -47,6 +47,8 @@ CONTRACT = {
     "thg_proxy_config_reloads_total": {"result"},
     "thg_proxy_event_loop_lag_seconds": set(),
     "thg_proxy_log_lines_dropped_total": set(),
+    "thg_proxy_workers": set(),
+    "thg_proxy_worker_restarts_total": set(),
 }
 
 Parser = Callable[[str], Iterable[Metric]]

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 
 import aiofastnet
@@ -17,7 +17,7 @@ _QUIET = 60.0
 
 
 class Listener:
-    """Accepts on `sockets`, which it owns, until it is closed.
+    """Accepts on `sockets`, which it owns, until it is closed: on all of them, or on those that `watch` names.
 
     `count`: how many connections there are; `limit`: how many there may be. Who comes too many waits in the kernel's
     queue (R160). aiofastnet's own server would spin.
@@ -45,21 +45,35 @@ class Listener:
         self._opening: set[asyncio.Task[None]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._sockets = list(sockets)
+        self._watched: set[socket.socket] = set()
         self.addresses = [address_of(listening) for listening in sockets]
         for listening in sockets:
             listening.settimeout(0)
+        self.watch(sockets)
+
+    def watch(self, sockets: Collection[socket.socket]) -> None:
+        """From here on it accepts on these of its sockets, and leaves the others to other processes."""
+        for listening in self._watched.difference(sockets):
+            self._forget(listening)
+        for listening in set(self._sockets).intersection(sockets) - self._watched:
+            self._watched.add(listening)
             self._watch(listening)
 
     def close(self) -> None:
         """Takes the connections that the kernel has made by now, and no more; those that have been taken stay."""
-        for pause in self._pauses.values():
-            pause.cancel()
         for listening in self._sockets:
-            self._loop.remove_reader(listening)
+            self._forget(listening)
             # What is left in the queue would be reset, with the request that its client may have sent already.
             self._take(listening)
             close(listening)
         self._sockets.clear()
+
+    def _forget(self, listening: socket.socket) -> None:
+        self._watched.discard(listening)
+        self._loop.remove_reader(listening)
+        pause = self._pauses.pop(listening, None)
+        if pause is not None:
+            pause.cancel()
 
     async def settled(self) -> None:
         """Returns when each connection that was taken is open, or has failed."""

@@ -1,0 +1,101 @@
+"""The data port, served by this process."""
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+
+from proxy.engine import Engine, Tokens
+from proxy.log import Log
+from proxy.metrics import Traffic, WorkerStatus
+from proxy.record import RequestRecord
+from proxy.server import descriptors
+from proxy.server.drain import Stop, drain
+from proxy.server.listener import Listener
+from proxy.server.port import DataPort
+from proxy.server.serving import Serving
+from proxy.settings import Address, Settings
+from proxy.upstream.pool import UpstreamPool
+
+
+class OwnPlane:
+    """Accepts on `sockets`, which it owns, and serves with the engine in force. Raises StartError."""
+
+    # Those of others: its own are known to this process already.
+    lag = 0.0
+    lines_dropped = 0
+
+    def __init__(
+        self,
+        engine: Engine,
+        sockets: Sequence[socket.socket],
+        tls: ssl.SSLContext | None,
+        *,
+        traffic: Traffic,
+        log: Log,
+    ) -> None:
+        self._traffic = traffic
+        self._started = time.time()
+        self._is_draining = False
+        self._serving = serving = Serving(engine, traffic=traffic, log=log)
+        traffic.pool = self._pool
+        self._listener = Listener(
+            sockets,
+            DataPort(serving),
+            log,
+            count=lambda: serving.connections.count,
+            limit=lambda: descriptors.for_clients(serving.engine.settings.upstream.max_connections),
+            tls=tls,
+            # A client that stalls in the handshake is one that stalls in the head.
+            handshake_timeout=engine.settings.listen.header_timeout if tls else None,
+        )
+        self.addresses: Sequence[Address] = self._listener.addresses
+
+    async def open(self) -> None:
+        """It is."""
+
+    def watch(self, sockets: Collection[socket.socket]) -> None:
+        self._listener.watch(sockets)
+
+    def prepare(self, settings: Settings) -> Callable[[Tokens], Awaitable[None]]:
+        pool = UpstreamPool(settings.upstream, self._traffic)
+
+        async def use(tokens: Tokens) -> None:
+            self._use(Engine(settings, tokens, pool))
+
+        return use
+
+    def _use(self, engine: Engine) -> None:
+        old, self._serving.engine = self._serving.engine, engine
+        old.pool.retire()
+
+    def _pool(self) -> dict[str, int]:
+        return self._serving.engine.pool.counts()
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        state = "stopping" if self._is_draining else "serving"
+        return (WorkerStatus(os.getpid(), state, self._started, self._traffic.in_flight, restarts=0),)
+
+    def recent(self) -> Iterable[RequestRecord]:
+        return reversed(self._serving.recent)
+
+    def take_recent(self) -> list[RequestRecord]:
+        """The oldest first, and those that nobody has taken yet."""
+        taken = list(self._serving.recent)
+        self._serving.recent.clear()
+        return taken
+
+    def descriptors(self) -> tuple[int, int] | None:
+        return descriptors.in_use()
+
+    async def update(self) -> None:
+        """It always is."""
+
+    async def drain(self, stop: Stop) -> None:
+        self._is_draining = True
+        await drain(self._listener, self._serving.connections, self._serving.engine.settings.shutdown.grace, stop)
+
+    async def close(self) -> None:
+        self._listener.close()
+        self._serving.engine.pool.close()
