@@ -11,8 +11,10 @@ import re
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TextIO
 
 import msgspec
@@ -74,10 +76,21 @@ def _shown(value: _Scalar) -> str:
 
 
 class Log:
-    """Writes events to `stream`. `stream` is None where the process was started with it closed."""
+    """Writes events to `stream`, each with the fields of `common`.
 
-    def __init__(self, stream: TextIO | None, level: Level = "info", style: Style = "json") -> None:
+    `stream` is None where the process was started with it closed.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None,
+        level: Level = "info",
+        style: Style = "json",
+        *,
+        common: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         self._stream = stream
+        self._common = dict(common)
         self._writer = writer_for(stream, self._missing)
         self._use(level, style)
 
@@ -118,16 +131,16 @@ class Log:
             self._writer.write(self._line(level, event, fields))
 
     def _line(self, level: Level, event: str, fields: dict[str, object]) -> bytes:
-        plain = {name: _scalar(value) for name, value in fields.items()}
+        plain = {name: _scalar(value) for name, value in (self._common | fields).items()}
         return self._render(time.time(), level, one_line(event), plain) + b"\n"
 
     def _missing(self, count: int) -> bytes:
         return self._line("warning", "log_lines_dropped", {"count": count}) if self.enabled("warning") else b""
 
 
-def log_for(config: settings.Log, stream: TextIO | None) -> Log:
-    """The log that the configuration asks for."""
-    log = Log(stream)
+def log_for(config: settings.Log, stream: TextIO | None, **common: object) -> Log:
+    """The log that the configuration asks for, with the fields of `common` on each line."""
+    log = Log(stream, common=common)
     log.obey(config)
     return log
 

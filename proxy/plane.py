@@ -17,8 +17,10 @@ class DataPlane(Protocol):
     """
 
     addresses: Sequence[Address]
-    lag: float
     lines_dropped: int
+
+    @property
+    def lag(self) -> float: ...
 
     async def open(self) -> None:
         """Returns once somebody serves. Raises StartError where nobody can."""

@@ -1,41 +1,30 @@
 """What is known of one request when it is over: one log line, one set of metrics, one row of `/status`."""
 
+import msgspec
+
+from proxy.log import one_line
 from proxy.metrics import METHODS, Traffic
 
 _CLIENT_ERROR, _UNAUTHORIZED, _SERVER_ERROR = 400, 401, 500
 
 
-class RequestRecord:
+class RequestRecord(msgspec.Struct, array_like=True, eq=False):
     """Filled in on the way. Times are seconds; `path` has no query (RFC 9110 §17.9)."""
 
-    __slots__ = (
-        "bytes_in",
-        "bytes_out",
-        "code",
-        "connect",
-        "duration",
-        "method",
-        "outcome",
-        "replayed",
-        "request_id",
-        "started",
-        "status",
-        "target",
-        "token_wait",
-        "ttfb",
-    )
-
-    def __init__(self, method: str, target: str, started: float) -> None:
-        self.method = method
-        self.target = target
-        self.started = started
-        self.request_id = ""
-        self.status = 0
-        self.code = ""
-        self.outcome = ""
-        self.duration = self.token_wait = self.connect = self.ttfb = 0.0
-        self.bytes_in = self.bytes_out = 0
-        self.replayed = False
+    method: str
+    target: str
+    started: float
+    request_id: str = ""
+    status: int = 0
+    code: str = ""
+    outcome: str = ""
+    duration: float = 0.0
+    token_wait: float = 0.0
+    connect: float = 0.0
+    ttfb: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    replayed: bool = False
 
     def relayed(self) -> None:
         """The upstream's answer went through whole."""
@@ -67,6 +56,10 @@ class RequestRecord:
         if self.code or self.outcome == "client_gone":
             return "failed"
         return "rejected" if self.status == _UNAUTHORIZED else "ok"
+
+    def shown(self) -> "RequestRecord":
+        """A copy that holds no more than `fields` shows."""
+        return msgspec.structs.replace(self, target=one_line(_path(self.target)))
 
     def fields(self) -> dict[str, object]:
         """The canonical fields of the log line, times in milliseconds."""

@@ -25,7 +25,7 @@ from proxy.server import descriptors
 from proxy.server.drain import Stop, unless
 from proxy.server.listener import Listener
 from proxy.server.plane import OwnPlane
-from proxy.server.sockets import listen
+from proxy.server.sockets import listen, listen_together
 from proxy.settings import Address, Settings
 from proxy.tls import server_context
 from proxy.tokens import TokenSource
@@ -162,8 +162,12 @@ def _data_plane(settings: Settings, tokens: TokenSource, traffic: Traffic, log: 
     # What is wrong with the certificates is said before a port is taken.
     tls = server_context(config.tls, "listen.tls")
     with _named("listen.address", config.address):
-        sockets = listen(config.address, int(config.unix_mode, 8))
-    return OwnPlane(engine, sockets, tls, traffic=traffic, log=log)
+        sockets = listen_together(config.address, int(config.unix_mode, 8), settings.workers)
+    if settings.workers == 1:
+        return OwnPlane(engine, sockets[0], tls, traffic=traffic, log=log)
+    from proxy.workers.parent import Workers  # noqa: PLC0415 - most proxies have none
+
+    return Workers(settings, tokens, sockets, traffic=traffic, log=log)
 
 
 @contextmanager

@@ -78,6 +78,8 @@ TESTED_ELSEWHERE = {
     "engine.py": "joins parts and has no rule of its own: tests/behaviour/test_reload.py replaces it",
     "identity.py": "joins parts and has no rule of its own: tests/behaviour/test_reload.py replaces it",
     "plane.py": "a protocol: tests/behaviour has every test of a process that serves, and of several",
+    "workers/child.py": "its subject is the process: tests/behaviour/test_workers.py",
+    "workers/parent.py": "its subject is the process: tests/behaviour/test_workers.py",
     "server/plane.py": "its subject is the process: tests/behaviour serves with it",
     "server/drain.py": "its subject is the process: tests/behaviour/test_drain.py",
     "reload.py": "its subject is the process: tests/behaviour/test_reload.py",

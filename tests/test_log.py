@@ -78,6 +78,17 @@ def test_json_line_has_time_level_event_then_fields() -> None:
     ]
 
 
+def test_fields_of_every_line() -> None:
+    """What is common to all lines of a process stands on each, before its own fields."""
+    stream = io.StringIO()
+    log = log_for(settings.Log(level="info"), stream, worker=2)
+    log.info("one", status=200)
+    log.warning("two")
+    one, two = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert list(one.items())[2:] == [("event", "one"), ("worker", 2), ("status", 200)]
+    assert two["worker"] == 2
+
+
 def test_console_line_is_short_and_aligned() -> None:
     """A console line has time, level and event in columns, then the fields that have a value."""
     lines = Lines("console")

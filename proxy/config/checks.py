@@ -5,6 +5,7 @@ What one value must be is in the table; what depends on two of them, or on this 
 
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
@@ -250,6 +251,13 @@ def _dpop(settings: Settings) -> Problems:
         yield Problem("oauth.store", "must be memory with oauth.dpop: true, whose key is kept nowhere")
 
 
+def _workers(settings: Settings) -> Problems:
+    if settings.workers > 1 and sys.platform != "linux":
+        yield Problem("workers", "must be 1 on this system: only Linux shares a port out between processes")
+    if settings.workers > 1 and settings.oauth.dpop:
+        yield Problem("workers", "must be 1 with oauth.dpop: true, whose key stays in one process")
+
+
 def _verification(settings: Settings) -> Problems:
     oauth = settings.oauth
     if oauth.verify.mode in ("require", "warn") and not (oauth.jwks_url or oauth.issuer):
@@ -338,6 +346,7 @@ _CHECKS: tuple[Callable[[Settings], Problems], ...] = (
     _client_certificate,
     _store,
     _dpop,
+    _workers,
     _verification,
     _backoff,
     _upstream_headers,

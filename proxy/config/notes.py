@@ -12,7 +12,6 @@ from proxy.settings import Settings, leaves
 _WITHOUT_EFFECT: Mapping[str, str] = {
     "upstream.egress_proxy": "the upstream is reached directly",
     "tracing": "nothing is traced",
-    "workers": "one process serves everything",
 }
 
 

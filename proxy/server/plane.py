@@ -62,11 +62,11 @@ class OwnPlane:
         pool = UpstreamPool(settings.upstream, self._traffic)
 
         async def use(tokens: Tokens) -> None:
-            self._use(Engine(settings, tokens, pool))
+            self.use(Engine(settings, tokens, pool))
 
         return use
 
-    def _use(self, engine: Engine) -> None:
+    def use(self, engine: Engine) -> None:
         old, self._serving.engine = self._serving.engine, engine
         old.pool.retire()
 

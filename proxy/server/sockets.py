@@ -77,16 +77,21 @@ def close(listening: socket.socket) -> None:
     """With the file of a Unix socket."""
     name = listening.getsockname()
     listening.close()
-    if isinstance(name, str) and _is_dead(name):
-        Path(name).unlink()
+    if isinstance(name, str):
+        remove_dead(name)
 
 
 def claim(path: str) -> None:
     """Makes way for a Unix socket: a dead one is removed. Raises OSError if the path is in use."""
+    remove_dead(path)
+    if Path(path).exists():
+        raise OSError(errno.EADDRINUSE, path)
+
+
+def remove_dead(path: str) -> None:
+    """Removes a Unix socket that nobody listens on."""
     if _is_dead(path):
         Path(path).unlink()
-    elif Path(path).exists():
-        raise OSError(errno.EADDRINUSE, path)
 
 
 def _is_dead(path: str) -> bool:

@@ -1,4 +1,5 @@
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,7 @@ BAD = {
     "tracing: {sample: 2}": "tracing.sample: must be a fraction from 0 to 1",
     "tracing: {otlp_endpoint: collector}": "tracing.otlp_endpoint: must be a URL",
     "workers: 0": "workers: must be at least 1",
+    "{workers: 2, oauth: {dpop: true}}": "workers: must be 1 with oauth.dpop: true, whose key stays in one process",
 }
 BAD_PROVIDERS = {
     "oauth: {}": "oauth.token_url: is required, unless oauth.issuer is given",
@@ -151,6 +153,7 @@ GOOD = [
     "policy: {allow: [{path: /}, {path: '/v1/*/x', methods: [GET]}, {path: '/v1/**'}]}",
     "policy: {allow: [], browsers: {allow_origins: ['https://app.example.com']}, require_header: {name: a, value: b}}",
     "admin: {address: 0.0.0.0:9090}",
+    "workers: 8",
 ]
 
 
@@ -176,6 +179,14 @@ def test_good_value(problems: Problems, text: str) -> None:
     """What the proxy can run with is accepted (R165)."""
     environ = CREDENTIALS if "token_url" in text else CREDENTIALS | {"THG_PROXY__OAUTH__TOKEN_URL": "https://i.example"}
     assert problems(text, environ=environ) == []
+
+
+def test_workers_elsewhere(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other systems know SO_REUSEPORT, too, and give all connections to one of those that share the port."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert problems("workers: 1") == []
+    (problem,) = problems("workers: 2")
+    assert problem.startswith("workers: must be 1 on this system: only Linux shares a port out between processes")
 
 
 EC_KEY = "{auth_method: private_key_jwt, clients: [{client_secret: {file: key.pem}, key_id: k1}]"

@@ -14,7 +14,6 @@ Load = Callable[..., Loaded]
     [
         ("upstream: {egress_proxy: 'http://proxy:3128'}", "upstream.egress_proxy: has no effect in this version"),
         ("tracing: {sample: 0.5}", "tracing: has no effect in this version"),
-        ("workers: 2", "workers: has no effect in this version"),
     ],
 )
 def test_without_effect(load_text: Load, text: str, start: str) -> None:
@@ -26,7 +25,7 @@ def test_without_effect(load_text: Load, text: str, start: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "workers: 1",
+        "workers: 2",
         "oauth: {clients: [{name: a}, {name: b}], store: 'file:/tmp/token'}",
         "policy: {allowed_hosts: [thg]}",
         "policy: {allow: all}",
