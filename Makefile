@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fleet image clean
+.PHONY: demo test lint bench fleet image lock audit clean
 
 demo: .venv/run
 	$(BIN)/thg-proxy demo
@@ -21,6 +21,13 @@ fleet: .venv/test
 
 image:
 	$(PYTHON) deploy/docker/build.py
+
+# OPTIONS=--upgrade takes the newest versions.
+lock: .venv/test
+	$(BIN)/python deploy/dependencies/lock.py $(OPTIONS)
+
+audit: .venv/test
+	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.txt
 
 clean:
 	rm -rf .venv

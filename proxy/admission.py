@@ -5,7 +5,7 @@ token is touched. A refused caller costs nothing and learns nothing.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from aiohttp.http_parser import RawRequestMessage
@@ -24,6 +24,7 @@ from proxy.core.headers import (
 )
 from proxy.core.policy import (
     BROWSER_FIELDS,
+    OVERRIDES,
     PathRule,
     check_browser,
     check_header,
@@ -33,6 +34,7 @@ from proxy.core.policy import (
     is_host,
 )
 from proxy.core.target import Target, join_base, parse_target
+from proxy.core.trace_context import TRACEPARENT, TRACESTATE, TraceContext, incoming
 from proxy.credential import Credential
 from proxy.errors import (
     BadRequest,
@@ -47,8 +49,8 @@ from proxy.settings import Settings
 
 # TRACE would return our Authorization to the client (RFC 9110 §9.3.8).
 _UNSUPPORTED_METHODS = frozenset({"CONNECT", "TRACE"})
-# Methods with each of which a header section means the same.
-_PLAIN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+# With each of these a header section means the same. The authority of an absolute-form would stand for Host (RFC 9112
+# §3.2.2), and OPTIONS may be for the proxy itself.
 _PLAIN_REQUEST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[!-\"$-~]*) HTTP/1\.1")
 # How many header sections are remembered, and how large they may be.
 _MAX_SECTIONS, _MAX_SECTION = 256, 2048
@@ -58,7 +60,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=-]{1,128}")
 class Section:
     """What the header section of a request comes to, whatever its target.
 
-    `lines`: for the upstream, all but the credential. `length`: the Content-Length, 0 if there is none.
+    `lines`: for the upstream, all but the credential and the trace. `length`: the Content-Length, 0 if there is none.
+    `trace_context`: the caller's, where spans are made.
     """
 
     __slots__ = (
@@ -71,6 +74,7 @@ class Section:
         "opens_tunnel",
         "request_id",
         "response_rules",
+        "trace_context",
     )
 
     def __init__(
@@ -85,6 +89,7 @@ class Section:
         ends_here: bool = False,
         max_body: int | None = None,
         request_id: str = "",
+        trace_context: TraceContext | None = None,
     ) -> None:
         self.lines = lines
         self.response_rules = response_rules
@@ -95,6 +100,7 @@ class Section:
         self.ends_here = ends_here
         self.max_body = max_body
         self.request_id = request_id
+        self.trace_context = trace_context
 
     @property
     def has_body(self) -> bool:
@@ -103,14 +109,18 @@ class Section:
 
 
 class Admitted:
-    """A request that may be sent, once there is a token for it; with `section.ends_here` it is for the proxy itself."""
+    """A request that may be sent, once there is a token for it; with `section.ends_here` it is for the proxy itself.
 
-    __slots__ = ("method", "section", "target")
+    `trace`: finished lines for the upstream, empty where there are no spans.
+    """
+
+    __slots__ = ("method", "section", "target", "trace")
 
     def __init__(self, method: str, target: bytes, section: Section) -> None:
         self.method = method
         self.target = target
         self.section = section
+        self.trace = b""
 
 
 class Recalled:
@@ -150,14 +160,15 @@ class Admission:
         url = urlsplit(upstream.url)
         required = policy.require_header
         self._required = None if required is None else (required.name.lower().encode(), required.value.encode())
+        # Where there are no spans, these are fields like any other.
+        trace = () if settings.tracing.otlp_endpoint is None else (TRACEPARENT, TRACESTATE)
         self._rules = RequestRules(
             url.netloc.encode(),
             via=upstream.via,
             added=upstream.headers.set,
-            # A proof of the client's own would be a second one (RFC 9449 §4.3).
-            removed=(*upstream.headers.remove, *(("DPoP",) if settings.oauth.dpop else ())),
-            noted={*BROWSER_FIELDS, hops.FIELD},
-            withheld=[self._required[0]] if self._required else [],
+            removed=(*upstream.headers.remove, *_overruled(settings)),
+            noted={*BROWSER_FIELDS, hops.FIELD, *trace},
+            withheld=[*trace, *([self._required[0]] if self._required else [])],
         )
         self._origin = f"{url.scheme}://{url.netloc}".encode()
         self._base_path = url.path.rstrip("/").encode()
@@ -197,9 +208,10 @@ class Admission:
         """`data`: what began with `message`. Returns how many bytes of it are missing; None if that can't be said."""
         if section.chunked or message.upgrade:
             return None
-        _, key, end = _split(data)
+        line_end, key, end = _split(data)
         missing = end + section.length - len(data)
-        is_plain = message.method in _PLAIN_METHODS and not (message.should_close or section.expects_continue)
+        goes_on = not (message.should_close or section.expects_continue)
+        is_plain = goes_on and _PLAIN_REQUEST_LINE.fullmatch(data, 0, line_end)
         if is_plain and missing == 0 and len(key) <= _MAX_SECTION:
             if len(self._sections) >= _MAX_SECTIONS:
                 self._sections.clear()
@@ -289,14 +301,27 @@ class Admission:
             ends_here=hops_left == 0,
             max_body=self._max_body,
             request_id=request_id(message),
+            trace_context=incoming(noted.get(TRACEPARENT), noted.get(TRACESTATE)),
         )
 
     def outbound(self, admitted: Admitted, credential: Credential) -> OutboundRequest:
         method, target, section = admitted.method, admitted.target, admitted.section
         authorization = credential.fields(method, self._origin, target)
         return OutboundRequest(
-            method, request_head(method, target, section.lines, authorization), credential.token, section
+            method,
+            request_head(method, target, section.lines, admitted.trace + authorization),
+            credential.token,
+            section,
         )
+
+
+def _overruled(settings: Settings) -> Iterator[str]:
+    """Fields of the client that other settings leave no room for."""
+    if settings.oauth.dpop:
+        # A proof of the client's own would be a second one (RFC 9449 §4.3).
+        yield "DPoP"
+    if settings.policy.allow != "all":
+        yield from OVERRIDES
 
 
 def _split(data: bytes) -> tuple[int, bytes, int]:

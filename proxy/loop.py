@@ -4,6 +4,7 @@ import asyncio
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVarTuple
 
 _Ts = TypeVarTuple("_Ts")
@@ -36,7 +37,8 @@ if sys.platform == "linux":
         def remove_reader(self, fd: Any) -> bool:  # type: ignore[override] # uvloop's stub forgets what asyncio says
             is_known = self._readers.pop(fd, None) is not None
             if is_known:
-                self._errors.unregister(fd)
+                with suppress(OSError):  # a descriptor that is closed has left by itself (epoll(7))
+                    self._errors.unregister(fd)
             super().remove_reader(fd)
             return is_known
 

@@ -1,30 +1,45 @@
-"""What is known of one request when it is over: one log line, one set of metrics, one row of `/status`."""
+"""What is known of one request when it is over: one log line, one set of metrics, one row of `/status`, one span."""
 
-import msgspec
+from collections.abc import Callable
 
-from proxy.log import one_line
 from proxy.metrics import METHODS, Traffic
 
 _CLIENT_ERROR, _UNAUTHORIZED, _SERVER_ERROR = 400, 401, 500
 
 
-class RequestRecord(msgspec.Struct, array_like=True, eq=False):
-    """Filled in on the way. Times are seconds; `path` has no query (RFC 9110 §17.9)."""
+class RequestRecord:
+    """Filled in on the way. Times are seconds; the path has no query (RFC 9110 §17.9). `on_end` takes it at the end."""
 
-    method: str
-    target: str
-    started: float
-    request_id: str = ""
-    status: int = 0
-    code: str = ""
-    outcome: str = ""
-    duration: float = 0.0
-    token_wait: float = 0.0
-    connect: float = 0.0
-    ttfb: float = 0.0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    replayed: bool = False
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "code",
+        "connect",
+        "duration",
+        "method",
+        "on_end",
+        "outcome",
+        "replayed",
+        "request_id",
+        "started",
+        "status",
+        "target",
+        "token_wait",
+        "ttfb",
+    )
+
+    def __init__(self, method: str, target: str, started: float) -> None:
+        self.method = method
+        self.target = target
+        self.started = started
+        self.request_id = ""
+        self.status = 0
+        self.code = ""
+        self.outcome = ""
+        self.duration = self.token_wait = self.connect = self.ttfb = 0.0
+        self.bytes_in = self.bytes_out = 0
+        self.replayed = False
+        self.on_end: Callable[[RequestRecord], None] | None = None
 
     def relayed(self) -> None:
         """The upstream's answer went through whole."""
@@ -57,10 +72,6 @@ class RequestRecord(msgspec.Struct, array_like=True, eq=False):
             return "failed"
         return "rejected" if self.status == _UNAUTHORIZED else "ok"
 
-    def shown(self) -> "RequestRecord":
-        """A copy that holds no more than `fields` shows."""
-        return msgspec.structs.replace(self, target=one_line(_path(self.target)))
-
     def fields(self) -> dict[str, object]:
         """The canonical fields of the log line, times in milliseconds."""
         return {
@@ -70,10 +81,10 @@ class RequestRecord(msgspec.Struct, array_like=True, eq=False):
             "status": self.status,
             "code": self.code,
             "outcome": self.outcome,
-            "duration_ms": _milliseconds(self.duration),
-            "token_wait_ms": _milliseconds(self.token_wait),
-            "connect_ms": _milliseconds(self.connect),
-            "ttfb_ms": _milliseconds(self.ttfb),
+            "duration_ms": milliseconds(self.duration),
+            "token_wait_ms": milliseconds(self.token_wait),
+            "connect_ms": milliseconds(self.connect),
+            "ttfb_ms": milliseconds(self.ttfb),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "replayed": self.replayed,
@@ -88,5 +99,5 @@ def _path(target: str) -> str:
     return "/" + path.partition("://")[2].partition("/")[2]
 
 
-def _milliseconds(seconds: float) -> float:
+def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)

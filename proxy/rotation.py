@@ -1,10 +1,13 @@
 """A client's secret while it changes: the new one is proved before the old one is dropped (R100)."""
 
 import asyncio
+from functools import partial
 
+from proxy.background import in_background
 from proxy.core.client_auth import ClientCredentials
 from proxy.errors import SecretUnreadable
 from proxy.log import Log
+from proxy.secret import SecretRef
 from proxy.settings import Client, OAuth
 
 
@@ -31,7 +34,9 @@ class RotatingSecret:
     @property
     def files(self) -> tuple[str, ...]:
         """The files that hold what lasts."""
-        return self._paths if self._lasting else ()
+        if not self._lasting:
+            return ()
+        return tuple(path for source in self._sources if (path := source.file()) is not None)
 
     async def offers(self) -> list[ClientCredentials]:
         """What to show, one after another until the provider accepts one. Raises SecretUnreadable."""
@@ -77,17 +82,14 @@ class RotatingSecret:
         self._doubted = shown
 
     async def _read(self) -> ClientCredentials:
-        if not self._paths:
+        if not any(source.may_hang() for source in self._sources):
             return read_credentials(self._oauth, self._client)
-        # A file system can hang.
-        return await asyncio.to_thread(read_credentials, self._oauth, self._client)
+        return await asyncio.wrap_future(in_background(partial(read_credentials, self._oauth, self._client)))
 
     @property
-    def _paths(self) -> tuple[str, ...]:
-        sources = [self._client.client_id]
-        if self._oauth.needs_client_secret:
-            sources.append(self._client.client_secret)
-        return tuple(path for source in sources if (path := source.file()) is not None)
+    def _sources(self) -> tuple[SecretRef, ...]:
+        client = self._client
+        return (client.client_id, client.client_secret) if self._oauth.needs_client_secret else (client.client_id,)
 
     def _report_fault(self, fault: str) -> None:
         if fault != self._fault:

@@ -11,9 +11,8 @@ from typing import NoReturn
 from proxy.admin.app import AdminParts, AdminPort
 from proxy.admin.history import History
 from proxy.config import Loaded
-from proxy.engine import Engine
+from proxy.engine import Engine, open_exporter
 from proxy.errors import StartError
-from proxy.hardening import harden
 from proxy.identity import Identity
 from proxy.log import Log, capture_standard_logging, log_for
 from proxy.loop import loop_factory, measure_lag
@@ -35,7 +34,6 @@ from proxy.watch import FileWatch
 
 def run(loaded: Loaded) -> int:
     """Runs the proxy in the foreground until a signal ends it; returns the exit code."""
-    harden()
     descriptors.raise_limit()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(serve(loaded))
@@ -59,9 +57,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         reload = Reload(loaded.again, plane, settings, identity, metrics=metrics, log=log)
         parts.push_async_callback(reload.close)
         parts.push_async_callback(plane.close)
-        metrics.log_lines_dropped.read = lambda: log.dropped + plane.lines_dropped
-        metrics.workers.read = plane.workers
-        metrics.traffic.in_flight_limit = lambda: reload.settings.limits.max_in_flight
+        _publish(metrics, plane, reload, log)
         history = History(metrics.traffic)
         admin = AdminParts(
             settings=lambda: reload.settings,
@@ -81,13 +77,10 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         admin_listener = _open_admin(admin, log, parts)
         identity.tokens.start()
         await unless(stop.asked, plane.open())
-        # They begin in this order: who hears from the service manager that the proxy is ready may send it SIGHUP.
-        for work in (
-            measure_lag(lambda lag: metrics.event_loop_lag.set(max(lag, plane.lag))),
-            history.keep(),
-            _obey_changes(loaded, reload, manager),
-            manager.keep_told(lambda: admin.readiness().reason),
-        ):
+        lag = measure_lag(lambda lag: metrics.event_loop_lag.set(max(lag, plane.lag)))
+        # It begins last: who hears that the proxy is ready may send it SIGHUP.
+        told = manager.keep_told(lambda: admin.readiness().reason)
+        for work in (lag, history.keep(), _obey_changes(loaded, reload, manager), told):
             parts.callback(asyncio.get_running_loop().create_task(work).cancel)
         log.info(
             "listening",
@@ -106,6 +99,13 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         await plane.drain(stop)
         log.info("stopped")
     return 0
+
+
+def _publish(metrics: Metrics, plane: DataPlane, reload: Reload, log: Log) -> None:
+    """What others keep is read at each scrape."""
+    metrics.log_lines_dropped.read = lambda: log.dropped + plane.lines_dropped
+    metrics.workers.read = plane.workers
+    metrics.traffic.in_flight_limit = lambda: reload.settings.limits.max_in_flight
 
 
 def _listed(addresses: Iterable[Address]) -> str:
@@ -146,7 +146,7 @@ async def _obey_changes(loaded: Loaded, reload: Reload, manager: ServiceManager)
 
 
 def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
-    address, port = admin.settings().admin.address, AdminPort(admin)
+    address, port = admin.settings().admin.address, AdminPort(admin, descriptors.for_admin)
     with _named("admin.address", address):
         # Of a Unix socket's callers, only those of the same user are operators.
         sockets = listen(address, 0o600)
@@ -158,12 +158,13 @@ def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
 
 def _data_plane(settings: Settings, tokens: TokenSource, traffic: Traffic, log: Log) -> DataPlane:
     config = settings.listen
-    engine = Engine(settings, tokens, UpstreamPool(settings.upstream, traffic))
     # What is wrong with the certificates is said before a port is taken.
+    pool = UpstreamPool(settings.upstream, traffic)
     tls = server_context(config.tls, "listen.tls")
     with _named("listen.address", config.address):
         sockets = listen_together(config.address, int(config.unix_mode, 8), settings.workers)
     if settings.workers == 1:
+        engine = Engine(settings, tokens, pool, open_exporter(settings.tracing, log))
         return OwnPlane(engine, sockets[0], tls, traffic=traffic, log=log)
     from proxy.workers.parent import Workers  # noqa: PLC0415 - most proxies have none
 

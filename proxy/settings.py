@@ -80,7 +80,7 @@ class Address:
         if isinstance(value, str) and value.startswith("unix:/"):
             return cls(path=value.removeprefix("unix:"))
         match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-        if match is None or int(match[3]) > _MAX_PORT or (match[2] is None and not _is_ipv6(match[1])):
+        if match is None or int(match[3]) > _MAX_PORT or (match[2] is None and not is_ipv6(match[1])):
             raise ValueError(f"must be {cls.form}")
         return cls(match[1] or match[2], int(match[3]))
 
@@ -103,7 +103,7 @@ def is_loopback_host(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _is_ipv6(text: str) -> bool:
+def is_ipv6(text: str) -> bool:
     try:
         ipaddress.IPv6Address(text)
     except ValueError:

@@ -72,7 +72,7 @@ class Steps:
         self._is_running = self._is_cancelled = self.is_done = False
         self._go_on = self.step
 
-    def step(self, _: object = None) -> None:
+    def step(self) -> None:
         """Runs until the coroutine waits, or ends."""
         _running.append(self)
         self._is_running = True
@@ -98,7 +98,7 @@ class Steps:
         else:
             # What a task does with a future (PEP 3156).
             awaited._asyncio_future_blocking = False  # noqa: SLF001
-            awaited.add_done_callback(self._go_on)
+            awaited.add_done_callback(self._future_done)
         if self._is_cancelled:
             self.cancel()
 
@@ -115,8 +115,14 @@ class Steps:
     def _stop_waiting(self) -> None:
         if type(self._awaited) is Signal:
             self._awaited.will_run(None)
-        elif self._awaited is not None:
-            self._awaited.remove_done_callback(self._go_on)
+        elif self._awaited is not None and self._awaited.done() and not self._awaited.cancelled():
+            self._awaited.exception()  # which nobody else will look at
+        self._awaited = None
+
+    def _future_done(self, future: "asyncio.Future[Any]") -> None:
+        # A cancellation may have come between the future's end and this call.
+        if future is self._awaited:
+            self.step()
 
 
 async def in_task(coroutine: Coroutine[Any, Any, T]) -> T:

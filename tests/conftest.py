@@ -1,5 +1,6 @@
 """What several test modules stand on: real servers, and the command in its own process, over real sockets."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Backstage, Launcher, Proxy
 from tests.peers import Upstream
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever runs the tests has no configuration of their own."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("nobody"))
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +56,21 @@ def launch(tmp_path: Path, provider: DemoProvider) -> Iterator[Launcher]:
 def proxy(launch: Launcher, upstream: Upstream) -> Proxy:
     """A proxy with the defaults, in front of `upstream`."""
     return launch(upstream)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was tried where one test, or one file of them, stands for many."""
+    reports = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call" and report.outcome != "skipped"
+    ]
+    files = [report.nodeid.partition("::")[0] for report in reports]
+    clients, upstreams = (files.count(f"tests/conformance/test_{side}.py") for side in ("client", "upstream"))
+    properties = (pair for report in reports for pair in report.user_properties)
+    examples = sum(value for name, value in properties if name == "fuzz_examples" and isinstance(value, int))
+    if clients or upstreams:
+        terminalreporter.write_line(f"conformance: {clients} cases of clients, {upstreams} of upstreams")
+    if examples:
+        terminalreporter.write_line(f"fuzzing: {examples} examples")

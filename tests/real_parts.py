@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -20,3 +22,15 @@ def absent(reason: str) -> NoReturn:
     if os.environ.get("THG_REQUIRE_REAL_PARTS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def npm_ci(sources: Path, directory: Path) -> Path:
+    """A copy of `sources` in `directory`, with the packages of its lock file."""
+    npm = real_part("npm", "npm")
+    copy = directory / sources.name
+    shutil.copytree(sources, copy)
+    command = [npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"]
+    result = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=100, check=False)
+    if result.returncode:
+        absent(f"npm ci: {result.stderr[:500]}")
+    return copy

@@ -34,6 +34,7 @@ from proxy.settings import (
     Rule,
     Settings,
     Size,
+    Tracing,
     Upstream,
     UpstreamHeaders,
 )
@@ -388,6 +389,17 @@ def test_policy(parse: Parse) -> None:
     assert admitted.section.lines == b"Host: api.example\r\nOrigin: http://a\r\nVia: 1.1 thg-proxy\r\n"
 
 
+@pytest.mark.parametrize("with_rules", [False, True])
+def test_fields_that_overrule_the_request_line(parse: Parse, with_rules: bool) -> None:
+    """With rules for methods and paths, a field by which a framework would take another one is dropped (R45)."""
+    rules = Policy(allow=(Rule("/a"),)) if with_rules else Policy()
+    names = ["X-HTTP-Method-Override", "x-http-method", "X_Method_Override", "X-Original-URL", "X-Rewrite-URL"]
+    admits = Admission(Settings(policy=rules))
+    message = parse.get(b"/a", *(f"{name}: /admin".encode() for name in names))
+    head = admits.outbound(admits.admit(message), TOKEN).head
+    assert head.count(b": /admin\r\n") == (0 if with_rules else len(names))
+
+
 @pytest.mark.parametrize(
     "value, expected",
     [
@@ -410,6 +422,44 @@ def test_request_id(parse: Parse, value: bytes, expected: str) -> None:
 def test_no_request_id(parse: Parse) -> None:
     """None is made up before it is needed."""
     assert request_id(parse.get()) == ""
+
+
+# Trace context.
+
+TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_trace_context_without_spans(parse: Parse) -> None:
+    """Where nothing is traced, it is two fields like any other, good or not (R168)."""
+    fields = (b"traceparent: x", b"TraceState: a=1", b"tracestate: b")
+    request = outbound(parse.get(b"/a", *fields))
+    assert b"".join(b"%b\r\n" % field for field in fields) in request.head
+    assert request.section.trace_context is None
+
+
+@pytest.mark.parametrize(
+    "fields, context",
+    [
+        ((), None),
+        ((b"TraceParent: \t" + TRACEPARENT + b" ", b"tracestate: a=1", b"TRACESTATE: b=2"), b"a=1,b=2"),
+        ((b"traceparent: " + TRACEPARENT, b"trace-state: a=1", b"tracestate: a=1,a=2"), b""),
+        ((b"traceparent: " + TRACEPARENT, b"traceparent: " + TRACEPARENT, b"tracestate: a=1"), None),
+        ((b"traceparent: 00-1-1-00", b"tracestate: a=1"), None),
+    ],
+)
+def test_trace_context(parse: Parse, fields: tuple[bytes, ...], context: bytes | None) -> None:
+    """Where spans are made, the client's fields end here, and ours come with the credential (R168)."""
+    admits = Admission(
+        Settings(upstream=Upstream(url="https://api.example"), tracing=Tracing(otlp_endpoint="http://localhost:4318"))
+    )
+    admitted = admits.admit(parse.get(b"/a", *fields))
+    found = admitted.section.trace_context
+    assert (None if found is None else found.state) == context
+    assert b"traceparent:" not in admitted.section.lines.lower()
+    assert b"tracestate:" not in admitted.section.lines.lower()
+    admitted.trace = b"traceparent: ours\r\n"
+    head = admits.outbound(admitted, TOKEN).head
+    assert head.endswith(b"traceparent: ours\r\nAuthorization: Bearer token\r\n\r\n")
 
 
 # A header section that has been admitted before.
@@ -482,6 +532,7 @@ def test_what_is_not_recalled(parse: Parse, second: bytes) -> None:
     "raw, missing",
     [
         (b"OPTIONS /a HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n", 0),
+        (b"GET http://localhost/a HTTP/1.1\r\nHost: evil.example\r\n\r\n", 0),
         (b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 0),
         (b"GET /a HTTP/1.0\r\nHost: localhost\r\n\r\n", 0),
         (b"POST /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", 0),
@@ -494,14 +545,14 @@ def test_what_is_not_recalled(parse: Parse, second: bytes) -> None:
     ],
 )
 def test_what_is_not_remembered(parse: Parse, raw: bytes, missing: int | None) -> None:
-    """What ends a connection, waits, switches, depends on its method or is large is parsed anew; how much of it is
-    still to come is known where it can be.
+    """What ends a connection, waits, switches, depends on its request line or is large is parsed anew; how much of it
+    is still to come is known where it can be (R33, R134).
     """
     admits = Admission(Settings(policy=Policy(allowed_hosts=("localhost",))))
     message = parse(raw)
     assert admits.remember(raw, message, admits.admit(message).section) == missing
     assert admits.recall(raw) is None
-    assert admits.recall(raw.replace(b"OPTIONS", b"GET")) is None
+    assert admits.recall(raw.replace(b"OPTIONS", b"GET").replace(b"http://localhost", b"")) is None
 
 
 def test_rules_for_paths_hold_for_what_is_recalled(parse: Parse) -> None:

@@ -15,13 +15,14 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 LAYERS = (
     ("errors",),
     ("core",),
+    ("background", "keyring"),
     ("secret",),
     ("settings", "log_writer", "hardening", "steps"),
     ("log", "metrics", "deadline", "clock", "tls", "credential", "loop"),
-    ("record", "notify"),
+    ("record", "notify", "otlp"),
     ("config",),
     ("admission", "metadata", "dpop"),
-    ("stores", "idp", "upstream"),
+    ("stores", "idp", "upstream", "tracing"),
     ("verifier", "rotation", "watch"),
     ("vetting", "clients"),
     ("mint",),
@@ -72,6 +73,7 @@ TESTED_ELSEWHERE = {
     "server/wire.py": _WHOLE_CONNECTIONS,
     "upstream/response.py": "is read by a connection: tests/upstream/test_connection.py feeds it in every way",
     "admin/status.py": "makes the documents of the admin port: tests/admin/test_app.py reads them",
+    "cli/steps.py": "prints what a step found: tests/cli/test_doctor.py reads it",
     "cli/admin.py": "asks the admin port for `wait`: tests/cli/test_wait.py",
     "credential.py": "values without a rule",
     "upstream/tunnel.py": "joins two connections and has no rule of its own: tests/test_forward.py opens tunnels",
@@ -89,7 +91,7 @@ TESTED_ELSEWHERE = {
     "clock.py": "a protocol and one line: the tests of tokens.py and verifier.py hand in clocks of their own",
 }
 # Test files that mirror no module.
-OTHER_TESTS = ("behaviour", "bench", "fuzz", "conformance", "deploy", "test_architecture.py", "test_readme.py")
+OTHER_TESTS = ("behaviour", "bench", "deploy", "fuzz", "conformance", "test_architecture.py", "test_readme.py")
 
 
 def part_of(module: Path) -> str:

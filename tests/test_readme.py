@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from proxy import __version__
 from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Backstage, clean_environment, until
+from tests.cli.terminals import Terminal
 from tests.peers import TIMEOUT, Upstream, free_port
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +77,7 @@ def shell(command: str, directory: Path, environment: dict[str, str]) -> str:
 
 def test_every_command_is_known() -> None:
     """A command that is added to the README is added here."""
-    known = {*ELSEWHERE, "make demo", "curl", "pip install .", "export", "thg-proxy"}
+    known = {*ELSEWHERE, "make demo", "curl", "pip install .", "pipx install", "export", "thg-proxy"}
     unknown = [line for line in commands() if not line.startswith(tuple(known))]
 
     assert unknown == []
@@ -101,7 +103,7 @@ def test_demo(clone: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_laptop(clone: Path, backstage: Backstage, provider: DemoProvider, upstream: Upstream) -> None:
+def test_environment(clone: Path, backstage: Backstage, provider: DemoProvider, upstream: Upstream) -> None:
     """Installed with pip, configured by the environment, checked, run, waited for and asked."""
     (client,) = provider.clients.values()
     secret = clone / ".thg-secret"
@@ -118,7 +120,7 @@ def test_laptop(clone: Path, backstage: Backstage, provider: DemoProvider, upstr
         "THG_PROXY__UPSTREAM__URL": upstream.url,
     }
     del environment["THG_CLIENT_ID"], environment["THG_CLIENT_SECRET"]
-    lines = [line for line in commands() if line.startswith(("pip", "export", "thg-proxy"))]
+    lines = [line for line in commands() if line.startswith(("export", "thg-proxy"))]
     exports = "\n".join(line for line in lines if line.startswith("export"))
     exports = exports.replace(TOKEN_URL, provider.token_url).replace("my-client", client.client_id)
 
@@ -134,7 +136,42 @@ def test_laptop(clone: Path, backstage: Backstage, provider: DemoProvider, upstr
     assert {line for line in lines if line.startswith("thg-proxy")} == {
         "thg-proxy check",
         "thg-proxy check --print",
+        "thg-proxy init",
         "thg-proxy run",
         "thg-proxy wait --timeout 30s",
     }
     assert len(upstream.requests) == 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("install", ["pipx install '.[keyring]'", "uv tool install '.[keyring]'"])
+def test_laptop(install: str, clone: Path, tmp_path: Path, provider: DemoProvider, upstream: Upstream) -> None:
+    """Installed for the user, configured by questions, run, waited for and asked."""
+    assert install in (ROOT / "README.md").read_text()
+    (client,) = provider.clients.values()
+    port, admin_port = free_port(), free_port()
+    environment = clean_environment(provider) | {
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}/.local/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": "",
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+        "THG_PROXY__LISTEN__ADDRESS": f"127.0.0.1:{port}",
+        "THG_PROXY__ADMIN__ADDRESS": f"127.0.0.1:{admin_port}",
+    }
+    del environment["THG_CLIENT_ID"], environment["THG_CLIENT_SECRET"], environment["XDG_CONFIG_HOME"]
+
+    shell(install, clone, environment)
+    assert str(tmp_path) in shell("command -v thg-proxy", clone, environment)
+    assert shell("thg-proxy --version", tmp_path, environment) == f"thg-proxy, version {__version__}\n"
+    with Terminal(["thg-proxy", "init"], tmp_path, environment) as terminal:
+        terminal.answer("URL of the API", upstream.url)
+        terminal.answer("URL of the token endpoint", provider.token_url)
+        terminal.answer("Client id", client.client_id)
+        terminal.answer("Client secret", client.client_secret)
+        terminal.answer("Scope", "")
+        assert terminal.end() == 0
+    assert "Go on with:\r\n  thg-proxy run\r\n" in terminal.shown
+    with running("exec thg-proxy run", tmp_path, environment):
+        shell("thg-proxy wait --timeout 30s", tmp_path, environment)
+        assert shell(f"curl -sS http://127.0.0.1:{port}/v1/vehicles", tmp_path, environment) == "ok"
+        assert "<html" in shell(f"curl -sS http://127.0.0.1:{admin_port}/", tmp_path, environment)

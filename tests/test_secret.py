@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy import keyring
+from proxy.core.secret import Secret
 from proxy.errors import SecretUnreadable
 from proxy.secret import MAX_SECRET_FILE, SecretRef
 
@@ -91,10 +93,34 @@ def test_missing(tmp_path: Path) -> None:
         SecretRef.parse({"file": str(tmp_path / "nowhere")}).read()
 
 
+def test_keyring_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """{keyring: SERVICE/NAME} is an entry of the keyring; the last slash is the one between the two."""
+    entries = {("thg", "app"): "one", ("https://idp.example/", "app"): "two"}
+    monkeypatch.setattr(keyring, "read", lambda *entry: Secret(entries[entry]))
+    assert SecretRef.parse({"keyring": "thg/app"}).read({}).reveal() == "one"
+    assert SecretRef.parse({"keyring": "https://idp.example//app"}).read({}).reveal() == "two"
+    assert str(SecretRef.parse({"keyring": "thg/app"})) == "{keyring: thg/app}"
+
+
+def test_what_may_hang() -> None:
+    """A file and a keyring are read in a thread; what is in memory needs none."""
+    hanging = [SecretRef.parse({"file": "/a"}), SecretRef.parse({"keyring": "a/b"})]
+    assert all(ref.may_hang({}) for ref in hanging)
+    variable = SecretRef.parse({"env": "NAME"})
+    assert variable.may_hang({"NAME_FILE": "/a"})
+    assert not variable.may_hang({"NAME": "value"})
+    assert not SecretRef.parse("literal").may_hang({})
+
+
 @pytest.mark.parametrize(
-    "value", ["", None, 5, [CANARY], {}, {"value": CANARY}, {"env": ""}, {"env": 5}, {"env": "A", "file": "B"}]
+    "value",
+    [
+        *("", None, 5, [CANARY]),
+        *({}, {"value": CANARY}, {"env": ""}, {"env": 5}, {"env": "A", "file": "B"}),
+        *({"keyring": CANARY}, {"keyring": "service/"}, {"keyring": "/name"}, {"keyring": 5}),
+    ],
 )
 def test_no_reference(value: object) -> None:
-    """Exactly one source, in one of three forms; the message does not show what was given (R146, R165)."""
-    with pytest.raises(ValueError, match=r"^must be \{env: NAME\} or \{file: PATH\}$"):
+    """Exactly one source, in one of the forms; the message does not show what was given (R146, R165)."""
+    with pytest.raises(ValueError, match=r"^must be \{env: NAME\}, \{file: PATH\} or \{keyring: SERVICE/NAME\}$"):
         SecretRef.parse(value)

@@ -137,6 +137,28 @@ def test_cancellation(kind: str) -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_cancellation_behind_the_end_of_a_future(fails: bool) -> None:
+    """A future that has ended runs nobody whom a cancellation has reached before, nor is its exception missed."""
+
+    async def scene() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        said: list[str] = []
+        future = asyncio.get_running_loop().create_future()
+        steps = begun(_until_cancelled(future, said))
+        if fails:
+            future.set_exception(ConnectionError())
+        else:
+            future.set_result(None)
+        steps.cancel()
+        del future
+        await until(lambda: steps.is_done)
+        assert (said, reported) == (["cancelled", "cleaned up"], [])
+
+    play(scene)
+
+
 def test_a_coroutine_that_cancels_itself() -> None:
     """What it calls can end its connection, and with it the coroutine: it learns of that where it waits next."""
 

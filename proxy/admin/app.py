@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
 from time import monotonic, time
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -54,6 +54,8 @@ from proxy.settings import Settings, is_loopback_host
 
 # Also the time in which a request head must be complete.
 _IDLE_TIMEOUT = 75.0
+# How long a connection may be idle while there are as many as there may be: nobody can keep a probe out with idle ones.
+_IDLE_WHEN_FULL = 1.0
 _HEADERS = {
     "Cache-Control": "no-store",
     # The dashboard is these files and asks this port; whatever else turns up in a page is not run, shown or sent.
@@ -112,11 +114,12 @@ class AdminParts:
 
 
 class AdminPort(web.Server):
-    """The server of the admin port; needs a running event loop."""
+    """The server of the admin port; needs a running event loop. `limit`: how many connections there may be."""
 
-    def __init__(self, parts: AdminParts) -> None:
+    def __init__(self, parts: AdminParts, limit: Callable[[], float]) -> None:
         super().__init__(self._answer)
         self._parts = parts
+        self._limit = limit
         self._started = monotonic()
         self._has_started = False
         self._routes = {
@@ -138,6 +141,20 @@ class AdminPort(web.Server):
             keepalive_timeout=_IDLE_TIMEOUT,
             access_log=None,  # type: ignore[arg-type] # documented for web.Server
         )
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if self._is_full:
+            self._loop.call_later(_IDLE_WHEN_FULL, self._make_room)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.connections) >= self._limit()
+
+    def _make_room(self) -> None:
+        if self._is_full:
+            for connection in self.connections:
+                cast(_Connection, connection).close_idle(_IDLE_WHEN_FULL)
 
     async def close(self) -> None:
         """Ends all connections; requests in flight have a second."""
@@ -259,6 +276,12 @@ class AdminPort(web.Server):
 
 
 class _Connection(web.RequestHandler):
+    def close_idle(self, seconds: float) -> None:
+        """Ends the connection if it has waited for a whole request that long."""
+        idle_since = self._next_keepalive_close_time - _IDLE_TIMEOUT
+        if self._waiter is not None and self._loop.time() - idle_since >= seconds:
+            self.force_close()
+
     def handle_error(
         self,
         request: web.BaseRequest,  # noqa: ARG002  aiohttp's signature

@@ -8,9 +8,11 @@ from importlib import import_module
 import click
 
 from proxy import __version__
+from proxy.cli.terminal import is_dumb
 from proxy.errors import ProxyError
+from proxy.hardening import harden
 
-_COMMANDS = ("run", "demo", "check", "doctor", "token", "schema", "wait", "stop")
+_COMMANDS = ("run", "demo", "init", "check", "doctor", "token", "schema", "wait", "stop")
 
 
 class _Commands(click.Group):
@@ -26,6 +28,8 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, context: click.Context) -> object:
+        # Before anything is loaded: until then others of the same user can read the environment, and the secret in it.
+        harden()
         # Already the import of aiohttp makes a TLS context, which opens the file for the keys of sessions (R150).
         os.environ.pop("SSLKEYLOGFILE", None)
         try:
@@ -40,7 +44,7 @@ class _Commands(click.Group):
 @click.pass_context
 def main(context: click.Context) -> None:
     """Plain HTTP on loopback in, an OAuth2-protected API with a fresh Bearer token out."""
-    if os.environ.get("NO_COLOR"):
+    if os.environ.get("NO_COLOR") or is_dumb():
         context.color = False
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What an old code page lacks, such as a tick, is escaped.

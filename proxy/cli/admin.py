@@ -1,15 +1,21 @@
-"""How a command talks to the admin port of a running proxy: the standard library only, so that it starts fast."""
+"""How a command talks to the admin port of a running proxy: no HTTP library, so that it starts fast."""
 
+import functools
 import json
+import os
 import socket
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from proxy import settings
-from proxy.errors import ProxyError
+from proxy.cli.options import configuration_option
+from proxy.errors import ConfigError, ProxyError
 from proxy.settings import Address
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _MAX_ANSWER = 64 * 1024
 # What a server may listen on is not always what a client can connect to.
@@ -28,24 +34,45 @@ class Answer(NamedTuple):
     document: dict[str, object]
 
 
-def _address(_context: click.Context, _option: click.Parameter, value: str) -> Address:
+def with_admin(command: _Command) -> Callable[..., Any]:
+    """Gives a command `--admin` and `-c`, and calls it with the address of the admin port as `admin`."""
+
+    @click.option(
+        "--admin",
+        metavar="URL",
+        callback=_address,
+        envvar="THG_PROXY__ADMIN__ADDRESS",
+        show_envvar=True,
+        help="The admin port of the proxy; without it, admin.address of the configuration.",
+    )
+    @configuration_option
+    @functools.wraps(command)
+    def with_address(admin: Address | None, path: str | None, **others: Any) -> Any:
+        return command(admin=admin or _configured(path), **others)
+
+    return with_address
+
+
+def _address(_context: click.Context, _option: click.Parameter, value: str | None) -> Address | None:
     """Of a URL, or of what `admin.address` accepts."""
+    if value is None:
+        return None
     try:
         return Address.parse(value.removeprefix("http://").removesuffix("/"))
     except ValueError:
         raise click.BadParameter("must be http://HOST:PORT or unix:/PATH") from None
 
 
-admin_option = click.option(
-    "--admin",
-    metavar="URL",
-    callback=_address,
-    default=f"http://{settings.Admin().address}",
-    envvar="THG_PROXY__ADMIN__ADDRESS",
-    show_default=True,
-    show_envvar=True,
-    help="The admin port of the proxy.",
-)
+def _configured(path: str | None) -> Address:
+    """What is wrong with the configuration is for the proxy to say, which may run with an earlier one."""
+    from proxy.config import load  # noqa: PLC0415 - where the address is given, it is not needed
+
+    try:
+        return load(path, (), os.environ, secrets=False).settings.admin.address
+    except ConfigError:
+        if path is not None:
+            raise
+        return settings.Admin().address
 
 
 def ask(admin: Address, method: str, path: str, timeout: float) -> Answer:

@@ -6,7 +6,6 @@ import platform
 import re
 import ssl
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -17,17 +16,14 @@ import click
 from proxy import __version__
 from proxy.cli.check import sources
 from proxy.cli.options import with_configuration
-from proxy.cli.terminal import StatusLine
 from proxy.config import Loaded
 
 if TYPE_CHECKING:
-    from proxy.doctor.record import Record, Result
+    from proxy.doctor.record import Record
 
 _FAILED = 3
 # RFC 9112 §3.2.1: printable ASCII without a space; a fragment is never sent.
 _ORIGIN_FORM = re.compile(r"""/[!"$-~]*""")
-_NAME_WIDTH = 20
-_MARGIN = " " * (_NAME_WIDTH + 13)
 
 
 def _target(_context: click.Context, _option: click.Parameter, value: str | None) -> bytes | None:
@@ -51,46 +47,13 @@ def doctor(loaded: Loaded, *, target: bytes | None, as_json: bool) -> None:
     does.
     """
     # What it takes to connect is loaded after the configuration is read, which may be wrong.
-    from proxy.doctor.examination import examine  # noqa: PLC0415 - as said
-    from proxy.doctor.record import Record  # noqa: PLC0415
+    from proxy.cli.steps import shown, summary  # noqa: PLC0415 - as said
+    from proxy.doctor.examination import examine  # noqa: PLC0415
 
-    line = StatusLine()
-
-    def ended(result: "Result") -> None:
-        line.clear()
-        if not as_json:
-            _print(result)
-
-    record = Record(begun=lambda step: line.show(f"{step} ..."), ended=ended)
-    try:
+    with shown(results=not as_json) as record:
         asyncio.run(examine(loaded.settings, tuple(sources(loaded)), record, target))
-    finally:
-        line.clear()
-    click.echo(json.dumps(_document(record), indent=2) if as_json else _summary(record))
+    click.echo(json.dumps(_document(record), indent=2) if as_json else summary(record))
     sys.exit(0 if record.ok else _FAILED)
-
-
-def _print(result: "Result") -> None:
-    mark = click.style("✓", fg="green") if result.ok else click.style("✗", fg="red", bold=True)
-    first, *others = [*_lines(result)] or [""]
-    click.echo(f"{mark} {result.step:<{_NAME_WIDTH}} {result.seconds * 1000:6.0f} ms  {first}")
-    for line in others:
-        click.echo(_MARGIN + line)
-
-
-def _lines(result: "Result") -> Iterator[str]:
-    if result.cause is not None:
-        yield click.style(result.cause, bold=True)
-    yield from result.found
-    if result.next is not None:
-        yield f"Next: {result.next}"
-
-
-def _summary(record: "Record") -> str:
-    failed = sum(not result.ok for result in record.results)
-    if not failed:
-        return f"All {len(record.results)} steps succeeded."
-    return f"{failed} of {len(record.results)} steps failed. What needs what they give was not tried."
 
 
 def _document(record: "Record") -> dict[str, object]:

@@ -7,9 +7,16 @@ from typing import Any, TypeVar
 
 import click
 
-from proxy.config import load
-
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+configuration_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    metavar="FILE",
+    type=click.Path(),
+    help="The configuration; without it, the usual places.",
+)
 
 
 def with_configuration(command: _Command, *, secrets: bool = True) -> Callable[..., Any]:
@@ -18,17 +25,12 @@ def with_configuration(command: _Command, *, secrets: bool = True) -> Callable[.
     `secrets`: False where a secret that can't be read is the command's affair, and no fault of the configuration.
     """
 
-    @click.option(
-        "-c",
-        "--config",
-        "path",
-        metavar="FILE",
-        type=click.Path(),
-        help="The configuration; without it, the usual places.",
-    )
+    @configuration_option
     @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="One value; may be given often.")
     @functools.wraps(command)
     def with_loaded(path: str | None, overrides: tuple[str, ...], **others: Any) -> Any:
+        from proxy.config import load  # noqa: PLC0415 - `wait`, which shares an option, must start fast
+
         loaded = load(path, overrides, os.environ, secrets=secrets)
         for note in loaded.notes:
             click.echo(f"note: {note}", err=True)

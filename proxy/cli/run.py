@@ -1,5 +1,6 @@
 """`thg-proxy run`: the proxy in the foreground."""
 
+import signal
 import sys
 
 import click
@@ -12,6 +13,8 @@ from proxy.config import Loaded
 @with_configuration
 def run(loaded: Loaded) -> None:
     """Run the proxy in the foreground."""
+    # Loading takes a while, and the first process of a container does not get a signal that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # A bad configuration is answered before the engine is loaded.
     from proxy.run import run as serve  # noqa: PLC0415 - as said
 

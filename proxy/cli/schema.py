@@ -19,7 +19,11 @@ _DEFINITIONS: dict[Any, _Schema] = {
     Address: {"type": "string", "pattern": f"^(?:{Address.pattern})$"},
     SecretRef: {
         "type": ["object", "string", "number"],
-        "properties": {"env": _TEXT, "file": _TEXT},
+        "properties": {
+            "env": _TEXT,
+            "file": _TEXT,
+            "keyring": {"type": "string", "pattern": f"^{SecretRef.entry_pattern}$"},
+        },
         "additionalProperties": False,
         "minProperties": 1,
         "maxProperties": 1,

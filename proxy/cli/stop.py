@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 import click
 
-from proxy.cli.admin import Answer, admin_option, ask
+from proxy.cli.admin import Answer, ask, with_admin
 from proxy.errors import CallerRefused, NotAllowed, ProxyError
 from proxy.log import one_line
 from proxy.settings import Address
@@ -22,7 +22,7 @@ class NotStopped(ProxyError):
 
 
 @click.command()
-@admin_option
+@with_admin
 def stop(admin: Address) -> None:
     """Ask a running proxy to drain and exit.
 

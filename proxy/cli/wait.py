@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import click
 
-from proxy.cli.admin import NoAnswer, admin_option, ask
+from proxy.cli.admin import NoAnswer, ask, with_admin
 from proxy.cli.terminal import StatusLine
 from proxy.errors import ProxyError
 from proxy.log import one_line
@@ -48,7 +48,7 @@ class Progress:
 
 
 @click.command()
-@admin_option
+@with_admin
 @click.option("--timeout", callback=_seconds, default="30s", show_default=True, help="How long to wait at most.")
 def wait(admin: Address, timeout: Duration) -> None:
     """Wait until the proxy is ready: a usable token exists, and it is not stopping.

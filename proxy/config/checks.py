@@ -45,7 +45,7 @@ _LISTENERS = ("listen.address", "admin.address")
 _Rule = tuple[Callable[[Any], object], str]
 _DURATION: _Rule = (lambda value: value > 0, "must be longer than 0s")
 _COUNT: _Rule = (lambda value: value >= 1, "must be at least 1")
-_EGRESS_PROXY: _Rule = (forms.EGRESS_PROXY.fullmatch, "must be http://HOST:PORT")
+_EGRESS_PROXY: _Rule = (forms.is_egress_proxy, "must be http://HOST:PORT, without a user name, a password or a path")
 # Of the values that are not null.
 _RULES: Mapping[str, _Rule] = {
     "listen.unix_mode": (forms.UNIX_MODE.fullmatch, "must be three octal digits such as 0600"),
@@ -132,16 +132,22 @@ def _two_ports(settings: Settings) -> Problems:
 
 def _upstream_url(settings: Settings) -> Problems:
     upstream = settings.upstream
-    for fault in forms.url_faults(upstream.url, plain=upstream.insecure, unless=" or with upstream.insecure: true"):
+    for fault in forms.url_faults(
+        upstream.url,
+        plain=upstream.insecure,
+        unless=" or with upstream.insecure: true",
+        egress_proxy=upstream.egress_proxy,
+    ):
         yield Problem("upstream.url", fault)
 
 
 def _not_to_itself(settings: Settings) -> Problems:
-    """An upstream that is one of the own listeners is an endless loop (R42)."""
-    upstream = forms.server(settings.upstream.url)
-    for key in _LISTENERS:
-        if upstream and _listens_at(attrgetter(key)(settings), upstream):
-            yield Problem("upstream.url", f"must be the address of the API, and is {key} of this proxy")
+    """An upstream, or a collector, that is one of the own listeners is an endless loop (R42)."""
+    for key, whose in (("upstream.url", "the API"), ("tracing.otlp_endpoint", "the collector")):
+        peer = forms.server(attrgetter(key)(settings) or "")
+        for listener in _LISTENERS:
+            if peer and _listens_at(attrgetter(listener)(settings), peer):
+                yield Problem(key, f"must be the address of {whose}, and is {listener} of this proxy")
 
 
 def _listens_at(address: Address, server: forms.Server) -> bool:
@@ -159,19 +165,28 @@ def _addresses(host: str) -> set[str]:
 def _provider_urls(settings: Settings) -> Problems:
     for key in ("oauth.token_url", "oauth.issuer", "oauth.jwks_url"):
         url = attrgetter(key)(settings)
-        for fault in forms.url_faults(url) if url is not None else ():
+        for fault in forms.url_faults(url, egress_proxy=settings.oauth.egress_proxy) if url is not None else ():
             yield Problem(key, fault)
 
 
 def _tracing(settings: Settings) -> Problems:
     endpoint = settings.tracing.otlp_endpoint
-    for fault in forms.url_faults(endpoint, plain=True) if endpoint is not None else ():
+    if endpoint is None:
+        return
+    for fault in forms.url_faults(endpoint, plain=True):
         yield Problem("tracing.otlp_endpoint", fault)
+    if endpoint.rstrip("/").endswith("/v1/traces"):
+        yield Problem("tracing.otlp_endpoint", "must end before /v1/traces, which is added")
+    try:
+        import proxy.otlp  # noqa: F401, PLC0415 - what it needs is an extra
+    except ImportError:
+        yield Problem("tracing.otlp_endpoint", "needs the package opentelemetry-proto: pip install 'thg-proxy[otel]'")
 
 
 def _token_endpoint(settings: Settings) -> Problems:
     if settings.oauth.token_url is None and settings.oauth.issuer is None:
-        yield Problem("oauth.token_url", "is required, unless oauth.issuer is given; the API's documentation names it")
+        text = "is required, unless oauth.issuer is given; the API's documentation names it (or try `thg-proxy init`)"
+        yield Problem("oauth.token_url", text)
 
 
 def _clients(settings: Settings) -> Problems:

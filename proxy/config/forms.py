@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from proxy.settings import is_loopback_host
+from proxy.settings import is_ipv6, is_loopback_host
 
 _HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _PORT = r"[0-9]{1,5}"
@@ -21,7 +21,7 @@ _MAX_PORT = 65535
 
 HOST = re.compile(_HOST)
 ORIGIN = re.compile(rf"https?://(?:{_HOST})(?::{_PORT})?")
-EGRESS_PROXY = re.compile(rf"http://(?:{_HOST}):{_PORT}")
+_EGRESS_PROXY = re.compile(rf"http://(?:{_HOST}):{_PORT}")
 # RFC 3986 §3.2.1; redis-py decodes %XX in a user name and a password.
 _USERINFO = r"(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"
 _REDIS = rf"{_USERINFO}(?:{_HOST})(?::{_PORT})?(?:/[0-9]{{0,4}})?"
@@ -49,12 +49,17 @@ def server(url: str) -> Server | None:
     authority = _AUTHORITY.fullmatch(url_parts["authority"]) if url_parts else None
     if url_parts is None or authority is None:
         return None
-    port = int(authority["port"] or _DEFAULT_PORT[url_parts["scheme"]])
-    return Server(authority["host"].strip("[]").lower(), port) if port <= _MAX_PORT else None
+    host, port = authority["host"], int(authority["port"] or _DEFAULT_PORT[url_parts["scheme"]])
+    if port > _MAX_PORT or (host.startswith("[") and not is_ipv6(host[1:-1])):
+        return None
+    return Server(host.strip("[]").lower(), port)
 
 
-def url_faults(url: str, *, plain: bool = False, unless: str = "") -> Iterator[str]:
-    """The first thing that is wrong with a URL, if any (R41, R43). `plain`: http is accepted to every host."""
+def url_faults(url: str, *, plain: bool = False, unless: str = "", egress_proxy: str | None = None) -> Iterator[str]:
+    """The first thing that is wrong with a URL, if any (R41, R43). `plain`: http is accepted to every host.
+
+    Else it is accepted for what stays on this machine.
+    """
     parts = _URL.fullmatch(url)
     if parts is None:
         yield "must be a URL such as https://api.example.com"
@@ -68,12 +73,24 @@ def url_faults(url: str, *, plain: bool = False, unless: str = "") -> Iterator[s
         yield "must have a plain path: no empty, `.` or `..` segment, special characters as %XX"
     elif parts["scheme"] == "http" and not (plain or is_loopback_host(peer.host)):
         yield f"must be https; plain http is accepted only to a loopback address{unless}"
+    elif parts["scheme"] == "http" and not plain and _is_elsewhere(egress_proxy):
+        yield "must be https, since the egress proxy is not on this machine"
+
+
+def _is_elsewhere(egress_proxy: str | None) -> bool:
+    hop = server(egress_proxy) if egress_proxy else None
+    return hop is not None and not is_loopback_host(hop.host)
 
 
 def _is_plain_path(path: str) -> bool:
     """Empty, or segments that no server would take for others; one slash may end it."""
     inner = path.removesuffix("/").split("/")[1:]
     return _PATH.fullmatch(path) is not None and not {"", ".", ".."} & set(inner)
+
+
+def is_egress_proxy(url: str) -> bool:
+    """Is it http://HOST:PORT, and nothing more?"""
+    return _EGRESS_PROXY.fullmatch(url) is not None and server(url) is not None
 
 
 def is_store(url: str) -> bool:

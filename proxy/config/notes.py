@@ -1,25 +1,21 @@
 """What the operator should know of a configuration that is not wrong."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from proxy.config.checks import secret_refs
-from proxy.config.schema import Problem, holds
-from proxy.settings import Settings, leaves
-
-# What can be configured and does nothing in this version. A key here stands for those below it too.
-_WITHOUT_EFFECT: Mapping[str, str] = {
-    "upstream.egress_proxy": "the upstream is reached directly",
-    "tracing": "nothing is traced",
-}
+from proxy.config.schema import Problem
+from proxy.settings import Settings, Tracing
 
 
 def notes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
     """What the proxy can run with."""
     yield from _unprotected(settings)
-    yield from _without_effect(settings)
+    yield from _untraced(settings)
     yield from _exposed_secrets(settings, environ)
+    yield from _replaceable_sockets(settings)
 
 
 def _unprotected(settings: Settings) -> Iterator[Problem]:
@@ -29,12 +25,9 @@ def _unprotected(settings: Settings) -> Iterator[Problem]:
         yield Problem("upstream.insecure", "the token is sent without encryption")
 
 
-def _without_effect(settings: Settings) -> Iterator[Problem]:
-    default = dict(leaves(Settings()))
-    changed = [key for key, value in leaves(settings) if default.get(key) != value]
-    for key, text in _WITHOUT_EFFECT.items():
-        if any(holds(key, name) for name in changed):
-            yield Problem(key, f"has no effect in this version: {text}")
+def _untraced(settings: Settings) -> Iterator[Problem]:
+    if settings.tracing.otlp_endpoint is None and settings.tracing != Tracing():
+        yield Problem("tracing.sample", "has no effect without tracing.otlp_endpoint: nothing is traced")
 
 
 def _exposed_secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
@@ -45,3 +38,17 @@ def _exposed_secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator
             status = Path(path).stat()
             if status.st_uid and status.st_mode & 0o077:
                 yield Problem(key, f"other users may read the file {path}; chmod 600 {path}")
+
+
+def _replaceable_sockets(settings: Settings) -> Iterator[Problem]:
+    """Who can write to a directory can put a socket of his own in the place of ours, and gets what the app sends."""
+    for key, address in (("listen.address", settings.listen.address), ("admin.address", settings.admin.address)):
+        directory = Path(address.path).parent if address.path is not None else None
+        if directory is not None and directory.is_dir() and _others_write(directory.stat()):
+            yield Problem(key, f"other users can replace the socket in {directory}; use a directory of this user's own")
+
+
+def _others_write(directory: os.stat_result) -> bool:
+    if directory.st_uid not in (0, os.geteuid()):
+        return True
+    return bool(directory.st_mode & 0o022) and not directory.st_mode & stat.S_ISVTX

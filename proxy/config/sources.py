@@ -1,5 +1,8 @@
 """Where the configuration comes from: one file, then the environment, then `--set`; the later wins, key by key."""
 
+import os
+import stat
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -11,7 +14,8 @@ from proxy.errors import ConfigError
 
 FILE_VARIABLE = "THG_PROXY_CONFIG"
 PREFIX = "THG_PROXY__"
-FILES = ("thg-proxy.yaml", "/etc/thg-proxy/config.yaml")
+LOCAL_FILE = "thg-proxy.yaml"
+SYSTEM_FILE = "/etc/thg-proxy/config.yaml"
 MAX_FILE = 1 << 20
 COMMAND_LINE = "--set"
 
@@ -22,11 +26,11 @@ class File(NamedTuple):
 
 
 def read_file(path: str | None, environ: Mapping[str, str]) -> File | None:
-    """The file that is named, else the first of FILES that exists. Raises ConfigError."""
+    """The file that is named, else the first that exists in the usual places. Raises ConfigError."""
     named = path or environ.get(FILE_VARIABLE)
-    for name in (named,) if named else FILES:
+    for name, closed_to in [(named, 0)] if named else _usual_files(environ):
         try:
-            return File(name, _parse_file(name))
+            return File(name, _parse_file(name, closed_to))
         except FileNotFoundError:
             if named:
                 raise ConfigError([f"{name}: there is no such file"]) from None
@@ -35,8 +39,35 @@ def read_file(path: str | None, environ: Mapping[str, str]) -> File | None:
     return None
 
 
-def _parse_file(name: str) -> Node:
+def user_file(environ: Mapping[str, str]) -> str | None:
+    """The place for the user's own file, by the XDG Base Directory Specification, on every system.
+
+    None where the environment names no home: the one in /etc/passwd, which `Path.home()` falls back to, is not what who
+    started the process has chosen.
+    """
+    for base in (Path(environ.get("XDG_CONFIG_HOME", "")), Path(environ.get("HOME", ""), ".config")):
+        # One that is relative is to be ignored, says the specification.
+        if base.is_absolute():
+            return str(base / "thg-proxy" / "config.yaml")
+    return None
+
+
+def _usual_files(environ: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """Each with the permissions to write that nobody may have to it, who is not this user."""
+    # Many systems let a group write to what its users make.
+    yield LOCAL_FILE, stat.S_IWOTH
+    own = user_file(environ)
+    # A service may have been given the home of somebody else, in which it may not look: then nothing is there.
+    if own is not None and os.access(own, os.F_OK):
+        yield own, stat.S_IWGRP | stat.S_IWOTH
+    # Nobody but root has a say in /etc.
+    yield SYSTEM_FILE, 0
+
+
+def _parse_file(name: str, closed_to: int) -> Node:
     with Path(name).open("rb") as file:
+        if closed_to and sys.platform != "win32":
+            _refuse_strangers(name, os.fstat(file.fileno()), closed_to)
         raw = file.read(MAX_FILE + 1)
     if len(raw) > MAX_FILE:
         raise ConfigError([f"{name}: the file is larger than {MAX_FILE >> 20} MiB"])
@@ -49,6 +80,16 @@ def _parse_file(name: str) -> Node:
     if not (root.value is None or isinstance(root.value, dict)):
         raise ConfigError([f"{name}: the file must be a mapping of keys to values, such as `log: {{level: debug}}`"])
     return root
+
+
+def _refuse_strangers(name: str, status: os.stat_result, closed_to: int) -> None:
+    """Who writes this file says where the secret goes. In a home that is not this user's, or in a directory for all,
+    that is somebody else.
+    """
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError([f"{name}: the file belongs to another user; if it is the right one, name it with -c"])
+    if status.st_mode & closed_to:
+        raise ConfigError([f"{name}: other users may write the file; chmod go-w {name}"])
 
 
 def from_environment(environ: Mapping[str, str]) -> Iterator[Node]:

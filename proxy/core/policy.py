@@ -15,18 +15,24 @@ BROWSER_FIELDS = frozenset(
     {b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"access-control-request-method"}
 )
 # The fetch() of Node.js and Deno says `Sec-Fetch-Mode: cors`, and the WebSocket of Node.js `websocket`, without being a
-# browser. A browser says more than these: with a handshake always Origin (RFC 6455 §4.1, item 8).
+# browser. A browser says more than these: with a handshake always Origin (RFC 6455 §4.1, item 8), else the site, too.
 _HARMLESS = {
     b"sec-fetch-site": frozenset({b"none"}),
     b"sec-fetch-mode": frozenset({b"cors", b"websocket"}),
     b"sec-fetch-dest": frozenset({b"empty"}),
 }
 
+_SITE_AND_MODE = {b"sec-fetch-site", b"sec-fetch-mode"}
+
+# Fields that some frameworks obey in the place of the method or the target, which the rules are for.
+OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL")
+
 # Spellings of a path that a server may read as another one: encoded slashes, dots and percent signs, ASCII as overlong
-# UTF-8 (RFC 3629 §10), broken encodings, empty and dot segments, backslashes, path parameters, control characters
-# (R35, R45).
+# UTF-8 (RFC 3629 §10) or in full width, broken encodings, empty and dot segments, backslashes, path parameters, control
+# characters (R35, R45).
 _AMBIGUOUS = re.compile(
-    rb"%(?:2[ef5]|5c|[01][0-9a-f]|7f|c[01]|e0%[89]|f0%8|(?![0-9a-f]{2}))|//|\\|(?:^|/)\.{1,2}(?:[;/]|$)|;",
+    rb"%(?:2[ef5]|5c|[01][0-9a-f]|7f|c[01]|e0%[89]|ef%bc%(?:8[ef]|bc)|f0%8|f[89a-f]|(?![0-9a-f]{2}))"
+    rb"|//|\\|(?:^|/)\.{1,2}(?:[;/]|$)|;",
     re.IGNORECASE,
 )
 
@@ -64,6 +70,9 @@ def check_browser(noted: Mapping[bytes, bytes], allowed_origins: frozenset[bytes
         if origin not in allowed_origins:
             raise BrowserRefused
         return
+    if noted.keys() >= _SITE_AND_MODE:
+        # Harmless by its values: an extension's request, or an address that was typed.
+        raise BrowserRefused
     for name in BROWSER_FIELDS & noted.keys():
         if noted[name] not in _HARMLESS.get(name, ()):
             raise BrowserRefused

@@ -10,6 +10,13 @@ _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL
 # What is encoded more often than this is encoded to get past somebody.
 _MAX_DECODINGS = 4
 _PARENT_SEGMENT = re.compile(rb"(?:^|/)\.\.(?:[/;\x00]|$)")
+# ASCII in more bytes than it needs (RFC 3629 §3), whatever a careless decoder ignores of the last one: `.` or `/`, `\`.
+_OVERLONG = re.compile(rb"(?:\xc0|\xe0\x80|\xf0\x80{2}|\xf8\x80{3}|\xfc\x80{4})([./no\xae\xaf\xee\xef])")
+_OVERLONG_BACKSLASH = re.compile(rb"(?:\xc1|\xe0\x81|\xf0\x80\x81|\xf8\x80{2}\x81|\xfc\x80{3}\x81)[\x1c\\\x9c\xdc]")
+# Full-width dot, slash and backslash, which some servers turn into the plain ones.
+_FULL_WIDTH = re.compile(rb"\xef\xbc([\x8e\x8f\xbc])")
+# Of servers that decode it, as IIS did.
+_WIDE = re.compile(rb"%u([0-9a-f]{4})", re.IGNORECASE)
 _BACKSLASH_IS_SLASH = bytes.maketrans(b"\\", b"/")
 _IGNORED_CONTROLS = bytes(range(0x01, 0x20))
 
@@ -62,7 +69,7 @@ def _may_climb(target: bytes) -> bool:
     for _ in range(_MAX_DECODINGS):
         if _PARENT_SEGMENT.search(_carelessly_read(path)):
             return True
-        decoded = unquote_to_bytes(path)
+        decoded = unquote_to_bytes(_WIDE.sub(_utf_8, path))
         if decoded == path:
             return False
         path = decoded
@@ -71,5 +78,17 @@ def _may_climb(target: bytes) -> bool:
 
 def _carelessly_read(path: bytes) -> bytes:
     """Some servers take a backslash for a slash, drop tabs and line ends, or decode overlong UTF-8 (CVE-2008-2938)."""
-    plain = path.replace(b"\xc0\xae", b".").replace(b"\xc0\xaf", b"/")
+    plain = _OVERLONG_BACKSLASH.sub(b"/", _OVERLONG.sub(_six_bits, _FULL_WIDTH.sub(_narrow, path)))
     return plain.translate(_BACKSLASH_IS_SLASH, _IGNORED_CONTROLS)
+
+
+def _six_bits(overlong: re.Match[bytes]) -> bytes:
+    return bytes([overlong[1][0] & 0x3F])
+
+
+def _narrow(full_width: re.Match[bytes]) -> bytes:
+    return b"." if full_width[1] == b"\x8e" else b"/"
+
+
+def _utf_8(wide: re.Match[bytes]) -> bytes:
+    return chr(int(wide[1], 16)).encode(errors="replace")

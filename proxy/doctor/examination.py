@@ -6,7 +6,7 @@ from proxy.core.client_auth import ClientCredentials
 from proxy.core.grant import TokenResponse
 from proxy.doctor.claims import compare_clocks, read_claims, verify_signature
 from proxy.doctor.handshake import shake_hands
-from proxy.doctor.network import connect, resolve
+from proxy.doctor.network import connect, open_tunnel, resolve
 from proxy.doctor.peer import Peer, issuer_of, token_endpoint_at, upstream_of
 from proxy.doctor.provider import discover, find_credentials, provider_of, request_token
 from proxy.doctor.record import Finding, Record
@@ -47,9 +47,11 @@ async def _reach(name: str, peer: Peer, record: Record) -> bool:
     if addresses is None:
         return False
     address = await record.step(f"{name} TCP", connect(peer, addresses))
-    if address is None or not peer.is_secure:
-        return address is not None
-    return await record.step(f"{name} TLS", shake_hands(peer, address)) is not None
+    if address is None:
+        return False
+    if peer.is_tunnelled and await record.step(f"{name} CONNECT", open_tunnel(peer, address)) is None:
+        return False
+    return not peer.is_secure or await record.step(f"{name} TLS", shake_hands(peer, address)) is not None
 
 
 async def _obtain_token(

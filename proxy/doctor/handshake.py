@@ -51,7 +51,7 @@ async def _handshake(context: ssl.SSLContext, peer: Peer, address: str) -> tuple
     """Protocol and cipher, and what the server shows. Raises SSLCertVerificationError; Failed for all else."""
     try:
         async with asyncio.timeout(peer.timeout), connection(peer, address) as (reader, writer):
-            if peer.egress_proxy:
+            if peer.is_tunnelled:
                 await pass_egress_proxy(peer, (reader, writer))
             await writer.start_tls(context, server_hostname=peer.name)
             tls: ssl.SSLObject = writer.get_extra_info("ssl_object")

@@ -1,15 +1,15 @@
-"""The way to a server: its name, a connection."""
+"""The way to a server: its name, a connection, an egress proxy."""
 
 import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
+from proxy.core.connect import MAX_ANSWER, authority, connect_request, final_status, is_tunnel
 from proxy.doctor.peer import Peer
 from proxy.doctor.record import Failed, Finding
-
-_MAX_CONNECT_ANSWER = 8192
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -60,26 +60,50 @@ async def _try(peer: Peer, address: str) -> str | None:
 @asynccontextmanager
 async def connection(peer: Peer, address: str) -> AsyncIterator[Streams]:
     """To the first hop, at one of its addresses. Raises OSError."""
-    reader, writer = await asyncio.open_connection(address, peer.first_hop[1], limit=_MAX_CONNECT_ANSWER)
+    reader, writer = await asyncio.open_connection(address, peer.first_hop[1])
     try:
         yield reader, writer
     finally:
         writer.transport.abort()
 
 
-async def pass_egress_proxy(peer: Peer, streams: Streams) -> None:
-    """From the first hop to the server itself (RFC 9110 §9.3.6)."""
-    reader, writer = streams
-    authority = f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
-    writer.write(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
+async def open_tunnel(peer: Peer, address: str) -> Finding[bool]:
+    """What the egress proxy says to CONNECT."""
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        head = b""
-    status = head[9:12].decode("ascii", "replace")
-    if not status.startswith("2"):
-        answer = f"status {status}" if status.isdigit() else "no HTTP"
-        raise Failed(
-            f"{peer.first_hop_key} does not connect to {authority}: it answers with {answer}",
-            f"Check {peer.first_hop_key}, and what that proxy allows.",
-        )
+        async with asyncio.timeout(peer.timeout), connection(peer, address) as streams:
+            await pass_egress_proxy(peer, streams)
+    except TimeoutError:
+        raise Failed(f"{peer.first_hop_key} does not answer within {peer.timeout}", _no_proxy(peer)) from None
+    except OSError as exc:
+        raise Failed(f"{peer.first_hop_key} closes the connection", _no_proxy(peer)) from exc
+    return Finding(value=True, found=(f"{peer.first_hop_key} connects to {authority(peer.host, peer.port)}",))
+
+
+async def pass_egress_proxy(peer: Peer, streams: Streams) -> None:
+    """From the first hop to the server itself (RFC 9110 §9.3.6). Raises Failed, or OSError."""
+    reader, writer = streams
+    writer.write(connect_request(peer.host, peer.port))
+    received = b""
+    try:
+        while (status := final_status(received)) is None:
+            data = await reader.read(MAX_ANSWER - len(received))
+            if not data:
+                raise ConnectionAbortedError
+            received += data
+    except ValueError as exc:
+        raise Failed(f"{peer.first_hop_key} does not answer as an HTTP proxy does", _no_proxy(peer)) from exc
+    if not is_tunnel(status):
+        raise Failed(f"{peer.first_hop_key} answers with status {status}", _remedy(peer, status))
+
+
+def _no_proxy(peer: Peer) -> str:
+    return f"Check host and port of {peer.first_hop_key}: is it an HTTP proxy, and one that is spoken to without TLS?"
+
+
+def _remedy(peer: Peer, status: int) -> str:
+    target = authority(peer.host, peer.port)
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return f"Let that proxy admit this machine to {target} without credentials: none are sent to it."
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"Let that proxy allow CONNECT to {target}."
+    return f"Check {peer.key}, and that {target} can be reached from that proxy."

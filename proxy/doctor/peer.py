@@ -52,6 +52,11 @@ class Peer:
     def first_hop_key(self) -> str:
         return f"{self.section}.egress_proxy" if self.egress_proxy else self.key
 
+    @property
+    def is_tunnelled(self) -> bool:
+        """Does CONNECT lead to it? What is plain http of `oauth`, aiohttp hands to the egress proxy to forward."""
+        return self.egress_proxy is not None and (self.is_secure or self.section == "upstream")
+
 
 def issuer_of(oauth: OAuth) -> Peer:
     """Where the metadata is. Only the token endpoint is shown a client certificate."""
@@ -70,7 +75,8 @@ def upstream_of(upstream: Upstream) -> Peer:
         upstream.url,
         upstream.connect_timeout,
         upstream.tls,
-        server_name=upstream.tls.server_name,
+        upstream.egress_proxy,
+        upstream.tls.server_name,
     )
 
 

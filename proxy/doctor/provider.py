@@ -37,8 +37,8 @@ async def find_credentials(oauth: OAuth, client: Client) -> Finding[ClientCreden
     except SecretUnreadable as exc:
         raise Failed(
             exc.detail,
-            "Set the variable, or create the file so that the user of the proxy can read it, with the value as the"
-            " provider gave it.",
+            "Set the variable, make the entry in the keyring, or create the file so that the user of the proxy can read"
+            " it, with the value as the provider gave it.",
         ) from None
     own = f", client_secret {client.client_secret}" if oauth.needs_client_secret else ""
     return Finding(credentials, (f"client_id {client.client_id}{own}",))
@@ -66,6 +66,8 @@ async def request_token(provider: Provider, oauth: OAuth, credentials: ClientCre
         raise Failed(
             f"the provider accepts this client by {method}, not by {oauth.auth_method} ({failure.cause})",
             f"Set oauth.auth_method: {method}.",
+            result=answer.result,
+            auth_method=method,
         )
     raise failure
 

@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
 from proxy.log import one_line
+from proxy.settings import AuthMethod
 
 T = TypeVar("T")
 
@@ -33,20 +34,37 @@ class Finding(NamedTuple, Generic[T]):
 
 
 class Failed(Exception):
-    """A step that failed. `remedy`: the next thing to do."""
+    """A step that failed. `remedy`: the next thing to do.
 
-    def __init__(self, cause: str, remedy: str, found: tuple[str, ...] = ()) -> None:
+    Of a token request, `result` is the label of the metric, and `auth_method` the one that would do.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        remedy: str,
+        found: tuple[str, ...] = (),
+        *,
+        result: str | None = None,
+        auth_method: AuthMethod | None = None,
+    ) -> None:
         super().__init__(cause)
         self.cause = cause
         self.remedy = remedy
         self.found = found
+        self.result = result
+        self.auth_method = auth_method
 
 
 class Record:
-    """The results so far. `begun` is told the name of each step, `ended` its result."""
+    """The results so far, and why steps failed, by their names.
+
+    `begun` is told the name of each step, `ended` its result.
+    """
 
     def __init__(self, begun: Callable[[str], None], ended: Callable[[Result], None]) -> None:
         self.results: list[Result] = []
+        self.failures: dict[str, Failed] = {}
         self._begun = begun
         self._ended = ended
 
@@ -61,6 +79,7 @@ class Record:
         try:
             value, found = await action
         except Failed as exc:
+            self.failures[name] = exc
             self._add(name, began, exc.found, exc)
             return None
         self._add(name, began, found)

@@ -23,4 +23,5 @@ _REMEDIES: Mapping[str, str] = {
 def refused(refusal: Refusal, otherwise: str) -> Failed:
     """`otherwise`: what to do about an answer that is not one of the protocol."""
     result = refusal.result
-    return Failed(f"{result}: {refusal.description}", remedy(result) or _REMEDIES.get(result, otherwise))
+    next_step = remedy(result) or _REMEDIES.get(result, otherwise)
+    return Failed(f"{result}: {refusal.description}", next_step, result=result)

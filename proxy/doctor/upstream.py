@@ -50,7 +50,9 @@ async def ask_upstream(upstream: Upstream, credential: Credential, path: bytes |
     status = await _status(upstream, credential, target)
     answer = f"GET {target.partition(b'?')[0].decode()}: {status}"
     if path is None and status in _NO_RESOURCE:
-        return Finding(value=True, found=(answer, "nothing has to be at this path; --get asks for another one"))
+        return Finding(
+            value=True, found=(answer, "nothing has to be at this path; `thg-proxy doctor --get PATH` asks for another")
+        )
     if status < HTTPStatus.BAD_REQUEST:
         return Finding(value=True, found=(answer,))
     otherwise = _REFUSED if status < HTTPStatus.INTERNAL_SERVER_ERROR else _BROKEN

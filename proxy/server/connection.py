@@ -130,6 +130,8 @@ class ClientConnection(ClientWire):
                 self._answer_options(payload, record)
             else:
                 self._admitted = admitted
+                if self._engine.tracer is not None:
+                    self._engine.tracer.begin(admitted, record)
                 self._credential = self._engine.tokens.current() or await self._wait_for_token(record)
                 await Exchange(self.again(), self, self._engine.pool, record, self._settings.limits.replay_body).run()
             record.relayed()

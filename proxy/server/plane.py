@@ -1,22 +1,27 @@
 """The data port, served by this process."""
 
+import asyncio
 import os
 import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from proxy.engine import Engine, Tokens
+from proxy.engine import Engine, Tokens, open_exporter
 from proxy.log import Log
 from proxy.metrics import Traffic, WorkerStatus
 from proxy.record import RequestRecord
 from proxy.server import descriptors
-from proxy.server.drain import Stop, drain
+from proxy.server.drain import Stop, drain, unless
 from proxy.server.listener import Listener
 from proxy.server.port import DataPort
 from proxy.server.serving import Serving
-from proxy.settings import Address, Settings
+from proxy.settings import Address, Settings, Tracing
 from proxy.upstream.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    from proxy.otlp import Exporter
 
 
 class OwnPlane:
@@ -36,6 +41,8 @@ class OwnPlane:
         log: Log,
     ) -> None:
         self._traffic = traffic
+        self._log = log
+        self._exporter = engine.exporter
         self._started = time.time()
         self._is_draining = False
         self._serving = serving = Serving(engine, traffic=traffic, log=log)
@@ -62,13 +69,23 @@ class OwnPlane:
         pool = UpstreamPool(settings.upstream, self._traffic)
 
         async def use(tokens: Tokens) -> None:
-            self.use(Engine(settings, tokens, pool))
+            self.use(settings, tokens, pool)
 
         return use
 
-    def use(self, engine: Engine) -> None:
+    def use(self, settings: Settings, tokens: Tokens, pool: UpstreamPool) -> None:
+        """From here on, by requests that begin."""
+        engine = Engine(settings, tokens, pool, self._exporter_for(settings.tracing))
         old, self._serving.engine = self._serving.engine, engine
         old.pool.retire()
+
+    def _exporter_for(self, tracing: Tracing) -> "Exporter | None":
+        """There is never another one: requests that have begun end in spans, too."""
+        if self._exporter is None:
+            self._exporter = open_exporter(tracing, self._log)
+        elif tracing.otlp_endpoint is not None:
+            self._exporter.send_to(tracing.otlp_endpoint)
+        return self._exporter if tracing.otlp_endpoint is not None else None
 
     def _pool(self) -> dict[str, int]:
         return self._serving.engine.pool.counts()
@@ -94,8 +111,17 @@ class OwnPlane:
 
     async def drain(self, stop: Stop) -> None:
         self._is_draining = True
-        await drain(self._listener, self._serving.connections, self._serving.engine.settings.shutdown.grace, stop)
+        grace = self._serving.engine.settings.shutdown.grace
+        end = asyncio.get_running_loop().time() + grace
+        await drain(self._listener, self._serving.connections, grace, stop)
+        await unless(stop.hurried, self._send_last_spans(end))
+
+    async def _send_last_spans(self, until: float) -> None:
+        """Waits for the collector, until that moment of the loop's clock at the latest."""
+        if self._exporter is not None:
+            await self._exporter.close(until)
 
     async def close(self) -> None:
         self._listener.close()
         self._serving.engine.pool.close()
+        await self._send_last_spans(0)

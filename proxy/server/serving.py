@@ -93,7 +93,7 @@ class Serving:
         self._has_advised = False
 
     def finished(self, record: RequestRecord) -> None:
-        """One line and one set of metrics for a request, whatever became of it."""
+        """One line, one set of metrics and one span for a request, whatever became of it."""
         record.duration = perf_counter() - record.started
         record.count(self.traffic)
         self.recent.append(record)
@@ -103,6 +103,8 @@ class Serving:
             self._log.info("request", **record.fields())
         if notable:
             self._advise(record)
+        if record.on_end is not None:
+            record.on_end(record)
 
     def _advise(self, record: RequestRecord) -> None:
         """Once: a token without a scope may be allowed nothing. Our own 403 has a code."""

@@ -23,6 +23,7 @@ from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import parse_url
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from proxy.background import in_background
 from proxy.core.grant import MAX_LIFETIME
 from proxy.core.secret import Secret
 from proxy.core.stored import MAX_DOCUMENT, Shared, decode, encode
@@ -79,7 +80,7 @@ class RedisStore:
     async def read(self) -> Shared:
         value = await self.ask("GETRANGE", self.token_key, 0, _MAX_VALUE)
         try:
-            return decode(self._decrypted(value)) if value else Shared()
+            return decode(await _in_background(partial(self._decrypted, value))) if value else Shared()
         except ValueError as exc:
             raise ValueError(f"the value {self.token_key} in Redis at {self._place} {exc}") from None
 
@@ -143,6 +144,11 @@ class RedisStore:
         return AESGCM(kdf.derive(secret.reveal().encode(errors="surrogateescape")))
 
 
+async def _in_background(work: Callable[[], bytes]) -> bytes:
+    """To read the secret that a token is encrypted with may take its time."""
+    return await asyncio.wrap_future(in_background(work))
+
+
 class _RedisLock:
     """Redis ends it after LOCK_TTL. Each holder has a name of its own.
 
@@ -160,7 +166,8 @@ class _RedisLock:
 
     async def write(self, shared: Shared) -> bool:
         keys = self._store.token_key, self._store.fence_key
-        value, ttl = self._store.encrypted(encode(shared)), self._store.milliseconds(shared)
+        value = await _in_background(partial(self._store.encrypted, encode(shared)))
+        ttl = self._store.milliseconds(shared)
         return bool(await self._store.ask("EVAL", _WRITE, 2, *keys, self._owner, value, ttl))
 
     async def release(self) -> None:

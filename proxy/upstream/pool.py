@@ -1,41 +1,22 @@
 """The upstream's connections: made, kept for reuse, counted, bounded."""
 
 import asyncio
-import socket
-import ssl
 from collections import deque
-from urllib.parse import urlsplit
 
-import aiofastnet
-
-from proxy.errors import (
-    Overloaded,
-    Stopping,
-    UpstreamError,
-    UpstreamIncomplete,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
-from proxy.errors import UpstreamTls as UpstreamTlsError
+from proxy.errors import Overloaded, Stopping, UpstreamError, UpstreamIncomplete, UpstreamTimeout
 from proxy.metrics import Traffic
 from proxy.settings import Upstream
-from proxy.tls import client_context
 from proxy.upstream.connection import UpstreamConnection
-
-# RFC 8305 §5: the recommended delay before the next address is tried beside the first.
-HAPPY_EYEBALLS_DELAY = 0.25
+from proxy.upstream.dial import RESULTS, Dialer
 
 
 class UpstreamPool:
     """At most `max_connections` connections to the origin of `upstream.url`, the newest idle one used first."""
 
     def __init__(self, settings: Upstream, traffic: Traffic) -> None:
-        url = urlsplit(settings.url)
         self._settings = settings
         self._traffic = traffic
-        self._host = url.hostname or ""
-        self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._tls = client_context(settings.tls, "upstream.tls") if url.scheme == "https" else None
+        self._dialer = Dialer(settings)
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._connecting = 0
@@ -137,24 +118,13 @@ class UpstreamPool:
             self._wake_a_waiter()
 
     async def _dial(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
+        connection = UpstreamConnection(asyncio.get_running_loop(), self._settings, self._lost)
         try:
-            async with asyncio.timeout(self._settings.connect_timeout):
-                _, connection = await aiofastnet.create_connection(
-                    loop,
-                    lambda: UpstreamConnection(loop, self._settings, self._lost),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=(self._settings.tls.server_name or self._host) if self._tls else None,
-                    happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
-                    all_errors=True,
-                )
-        except (OSError, ExceptionGroup, UnicodeError) as exc:
-            error, result = _connect_failure(exc)
-            self._traffic.connects[result] += 1
+            await self._dialer.dial(connection)
+        except UpstreamError as error:
+            self._traffic.connects[RESULTS[error.proxy_status]] += 1
             self._wake_a_waiter()
-            raise error from exc
+            raise
         finally:
             self._connecting -= 1
         self._traffic.connects["ok"] += 1
@@ -190,28 +160,3 @@ class UpstreamPool:
         if connection.idle and connection in self._idle:
             self._idle.remove(connection)
         self._wake_a_waiter()
-
-
-# Exception, error, its Proxy-Status type and the metric's `result`; the first that matches.
-_CONNECT_FAILURES: tuple[tuple[type[Exception], type[UpstreamError], str, str], ...] = (
-    (ssl.SSLCertVerificationError, UpstreamTlsError, "tls_certificate_error", "tls"),
-    (ssl.SSLError, UpstreamTlsError, "tls_protocol_error", "tls"),
-    (socket.gaierror, UpstreamUnreachable, "dns_error", "dns"),
-    # A label that IDNA can't encode.
-    (UnicodeError, UpstreamUnreachable, "dns_error", "dns"),
-    (ConnectionRefusedError, UpstreamUnreachable, "connection_refused", "refused"),
-    (TimeoutError, UpstreamTimeout, "connection_timeout", "timeout"),
-    (ConnectionError, UpstreamUnreachable, "connection_terminated", "network"),
-    (OSError, UpstreamUnreachable, "destination_ip_unroutable", "network"),
-)
-
-
-def _connect_failure(exc: Exception) -> tuple[UpstreamError, str]:
-    """The answer for a failed connect, and the metric's `result`."""
-    while isinstance(exc, ExceptionGroup):
-        # One error an address; the last tried is as good as any.
-        exc = exc.exceptions[-1]
-    for kind, error, proxy_status, result in _CONNECT_FAILURES:
-        if isinstance(exc, kind):
-            return error(proxy_status=proxy_status), result
-    raise exc

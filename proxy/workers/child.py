@@ -8,7 +8,7 @@ from typing import NoReturn
 from weakref import WeakValueDictionary
 
 from proxy.credential import Loan
-from proxy.engine import Engine
+from proxy.engine import Engine, open_exporter
 from proxy.errors import ProxyError
 from proxy.log import Log, capture_standard_logging, log_for
 from proxy.loop import loop_factory, measure_lag
@@ -25,6 +25,7 @@ from proxy.workers.protocol import (
     Configure,
     Configured,
     Drain,
+    Ended,
     Hurry,
     Lend,
     Report,
@@ -116,14 +117,17 @@ class _Worker:
         self._sockets = [[opened[fd] for fd in each] for each in descriptors]
 
     def _configure(self, version: int, source: int, settings: Settings) -> None:
+        if self._plane is None:
+            self._log = log_for(settings.log, sys.stderr, worker=self._number)
+            capture_standard_logging(self._log)
         try:
             pool = UpstreamPool(settings.upstream, self._traffic)
-            engine = Engine(settings, self._tokens(source, settings), pool)
+            tokens = self._tokens(source, settings)
             if self._plane is None:
-                self._open(engine)
+                self._open(settings, tokens, pool)
                 self._channel.send(Serving())
             else:
-                self._plane.use(engine)
+                self._plane.use(settings, tokens, pool)
                 self._log.obey(settings.log)
                 self._channel.send(Configured(version))
         except ProxyError as exc:
@@ -141,12 +145,10 @@ class _Worker:
             tokens = self._sources[source] = BorrowedTokens(source, self._questions, settings.oauth.refresh.wait)
         return tokens
 
-    def _open(self, engine: Engine) -> None:
+    def _open(self, settings: Settings, tokens: BorrowedTokens, pool: UpstreamPool) -> None:
         """Accepts nothing yet: its parent says where."""
-        config = engine.settings
-        self._log = log_for(config.log, sys.stderr, worker=self._number)
-        capture_standard_logging(self._log)
-        tls = server_context(config.listen.tls, "listen.tls")
+        tls = server_context(settings.listen.tls, "listen.tls")
+        engine = Engine(settings, tokens, pool, open_exporter(settings.tracing, self._log))
         sockets = {listening for each in self._sockets for listening in each}
         self._plane = OwnPlane(engine, list(sockets), tls, traffic=self._traffic, log=self._log)
         self._plane.watch(())
@@ -174,7 +176,7 @@ class _Worker:
             Report(
                 answers=self._told,
                 counts=self._traffic.take(),
-                recent=[record.shown() for record in self._plane.take_recent()],
+                recent=[Ended.of(record) for record in self._plane.take_recent()],
                 lines_dropped=self._lines_dropped - before,
                 in_flight=self._traffic.in_flight,
                 connections=self._traffic.pool(),

@@ -177,7 +177,8 @@ class Workers:
     def _reported(self, report: Report) -> None:
         self._traffic.add(report.counts)
         self.lines_dropped += report.lines_dropped
-        recent = sorted([*self._recent, *report.recent], key=lambda record: record.started + record.duration)
+        recent = [*self._recent, *(ended.record() for ended in report.recent)]
+        recent.sort(key=lambda record: record.started + record.duration)
         self._recent = recent[-RECENT_REQUESTS:]
 
     async def update(self) -> None:

@@ -4,13 +4,14 @@ A worker reads what strangers send; so its parent believes it no more than a pee
 """
 
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
 from proxy.core.lifecycle import Now
 from proxy.core.secret import Secret
 from proxy.errors import ProxyError
+from proxy.log import one_line
 from proxy.metrics import Counts
 from proxy.record import RequestRecord
 from proxy.settings import Duration, Settings, Size
@@ -119,12 +120,42 @@ class Forget(_Message, frozen=True):
     question: int
 
 
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """A request that is over, with what is shown of it and no more (R152)."""
+
+    method: str
+    target: str
+    started: float
+    request_id: str
+    status: int
+    code: str
+    outcome: str
+    duration: float
+    token_wait: float
+    connect: float
+    ttfb: float
+    bytes_in: int
+    bytes_out: int
+    replayed: bool
+
+    @classmethod
+    def of(cls, record: RequestRecord) -> Self:
+        known = {name: getattr(record, name) for name in cls.__struct_fields__}
+        return cls(**known | {"target": one_line(str(record.fields()["path"]))})
+
+    def record(self) -> RequestRecord:
+        record = RequestRecord(self.method, self.target, self.started)
+        for name in self.__struct_fields__:
+            setattr(record, name, getattr(self, name))
+        return record
+
+
 class Report(_Message, frozen=True):
     """What was counted since the last one, and how things are now. `answers`: the last question of a Tell."""
 
     answers: int
     counts: Counts
-    recent: list[RequestRecord]
+    recent: list[Ended]
     lines_dropped: int
     in_flight: int
     connections: dict[str, int]

@@ -82,8 +82,10 @@ class Proxy:
     descriptors: tuple[int, int] | None = (20, 1024)
     token_fault: Exception | None = None
     recent: list[RequestRecord] = field(default_factory=list)
+    provider_answers: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
+        self.provider_answers.set()
         self.metrics.traffic.pool = lambda: {"idle": 1, "active": 2}
 
     def token(self) -> TokenStatus:
@@ -96,6 +98,7 @@ class Proxy:
 
     async def refresh(self) -> bool:
         self.refreshed += 1
+        await self.provider_answers.wait()
         return self.refreshes
 
     def stop(self) -> None:
@@ -138,8 +141,8 @@ class Answer:
 
 
 @asynccontextmanager
-async def serving(proxy: Proxy) -> AsyncIterator[int]:
-    runner = web.ServerRunner(AdminPort(proxy.parts()), shutdown_timeout=1)
+async def serving(proxy: Proxy, limit: int = 64) -> AsyncIterator[int]:
+    runner = web.ServerRunner(AdminPort(proxy.parts(), lambda: limit), shutdown_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -291,7 +291,7 @@ class FarTransport(asyncio.Transport):
 
 def ask_from(peer: object, proxy: Proxy, path: str) -> Answer:
     async def conversation() -> Answer:
-        server = AdminPort(proxy.parts())
+        server = AdminPort(proxy.parts(), lambda: 64)
         connection, transport = server(), FarTransport(peer)
         connection.connection_made(transport)
         connection.data_received(request_bytes("POST", path, [("Host", "localhost"), ("X-Forwarded-For", "127.0.0.1")]))
@@ -472,3 +472,25 @@ def test_a_connection_serves_one_request_after_another() -> None:
     both = asyncio.run(conversation())
     assert both.status == 404
     assert b"HTTP/1.1 200 OK" in both.body
+
+
+def test_idle_connections_make_way() -> None:
+    """When there are as many connections as there may be, those that only wait are ended, and nobody else (R163)."""
+    proxy = Proxy()
+
+    async def conversation() -> tuple[bytes, bytes]:
+        proxy.provider_answers.clear()
+        async with serving(proxy, limit=2) as port, asyncio.timeout(20):
+            busy, sending = await asyncio.open_connection("127.0.0.1", port)
+            sending.write(request_bytes("POST", "/refresh", [("Host", "localhost")]))
+            idle, waiting = await asyncio.open_connection("127.0.0.1", port)
+            ended = await idle.read()
+            proxy.provider_answers.set()
+            answer = await busy.read()
+            for writer in (sending, waiting):
+                writer.close()
+            return ended, answer
+
+    ended, answer = asyncio.run(conversation())
+    assert ended == b""
+    assert answer.startswith(b"HTTP/1.1 200 ")

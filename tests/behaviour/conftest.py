@@ -1,12 +1,17 @@
-"""A scripted token endpoint over TLS, for what the demo's well-behaved provider would not do."""
+"""A scripted token endpoint over TLS, for what the demo's well-behaved provider would not do; clients for Node.js."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from proxy.demo.certificates import CertificateAuthority
 from tests.behaviour.running import Launch, Launcher, Proxy
 from tests.peers import Upstream, token_answer
+from tests.real_parts import npm_ci, real_part
+
+Node = Callable[[str], tuple[str | Path, ...]]
+"""Gives the command of a client in `clients/`."""
 
 
 @pytest.fixture
@@ -36,3 +41,9 @@ def launch_with(launch: Launcher, upstream: Upstream, issuer: Upstream, authorit
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Node:
+    directory = npm_ci(Path(__file__).parent / "clients", tmp_path_factory.mktemp("node"))
+    return lambda name: (real_part("node", "nodejs"), directory / f"{name}.mjs")

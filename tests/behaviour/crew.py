@@ -45,10 +45,11 @@ class Crew:
         """Of the worker that serves this connection."""
         name = token_hex(8)
         assert client.get(b"/who", b"X-Request-Id: " + name.encode()).status == 200
-        return int(until(lambda: self._line(name))["worker"])
+        (worker,) = until(lambda: self._served(name))
+        return worker
 
-    def _line(self, name: str) -> dict[str, Any] | None:
-        return next((line for line in self.proxy.log_lines("request") if line["request_id"] == name), None)
+    def _served(self, name: str) -> list[int]:
+        return [line["worker"] for line in self.proxy.log_lines("request") if line["request_id"] == name]
 
     @contextmanager
     def connected(self, connect: Callable[[], Client] | None = None) -> Iterator[dict[int, list[Client]]]:

@@ -1,7 +1,6 @@
 """The proxy with a certified OpenID provider (oidc-provider for Node.js) in front of it, found by its issuer."""
 
 import json
-import shutil
 import subprocess
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from tests.behaviour.running import Launcher, Proxy, until
 from tests.peers import TIMEOUT, Upstream
-from tests.real_parts import absent, real_part
+from tests.real_parts import npm_ci, real_part
 
 HERE = Path(__file__).parent / "oidc"
 AUDIENCE = "https://api.example"
@@ -25,14 +24,7 @@ CLIENT = {"client_id": "app:1+2", "client_secret": SECRET, "scope": "fleet.read"
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the provider and the packages that it needs, in the versions of the lock file."""
-    npm = real_part("npm", "npm")
-    directory = tmp_path_factory.mktemp("oidc") / "provider"
-    shutil.copytree(HERE, directory)
-    command = [npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"]
-    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, check=False)
-    if result.returncode:
-        absent(f"npm ci: {result.stderr[:500]}")
-    return directory
+    return npm_ci(HERE, tmp_path_factory.mktemp("provider"))
 
 
 class OidcProvider:

@@ -100,6 +100,27 @@ def test_grace_ends(launch: Launcher, upstream: Upstream) -> None:
     silence.set()
 
 
+def test_signal_while_loading(launch: Launcher, upstream: Upstream, tmp_path: Path) -> None:
+    """A SIGTERM before there is a loop is obeyed, too: the first process of a container would not see it (R162)."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, sys\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'import' and arguments[0] == 'uvloop':\n"
+        "        print('loading', flush=True)\n"
+        "        signal.pause()\n"
+        "sys.addaudithook(hook)\n"
+    )
+    root = Path(__file__).parents[2]
+    process = launch.spawn(upstream, environment={"PYTHONPATH": f"{tmp_path}:{root}"})
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"loading\n"
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=TIMEOUT)
+
+    assert process.returncode == 0
+    assert output == b""
+
+
 def test_second_signal(launch: Launcher, upstream: Upstream) -> None:
     """A second signal does not wait for requests (R162)."""
     silence = threading.Event()

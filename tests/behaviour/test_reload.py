@@ -16,6 +16,7 @@ from proxy.demo.authorization import Client as RegisteredClient
 from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import TOKEN_PATH, DemoProvider
 from tests.behaviour.running import Launcher, Proxy, clean_environment, until
+from tests.collector import attributes, spans
 from tests.mutual import asking_for_certificates
 from tests.peers import OK, Client, Upstream, free_port, http_answer, request
 
@@ -256,3 +257,29 @@ def test_renewed_certificates(configured: Configured, provider: DemoProvider, au
     assert set(shown) == {"old", "new"}
     assert proxy.metric("thg_proxy_errors_total", code="upstream_tls") == 0
     assert token_calls(provider) == 1
+
+
+def test_tracing(configured: Configured, upstream: Upstream) -> None:
+    """Spans are made as the configuration in force says, and go where it says."""
+    accepted = http_answer(200, b"")
+    with Upstream(answer=accepted) as one, Upstream(answer=accepted) as other:
+        proxy = configured.start(upstream)
+        with proxy.connect() as client:
+            client.get(b"/0")
+            configured.change("tracing", otlp_endpoint=one.url)
+            until(lambda: reloads(proxy, "ok") == 1, "reloaded")
+            client.get(b"/1")
+            until(lambda: spans(one.requests), "exported")
+            configured.change("tracing", otlp_endpoint=other.url, sample=0.0)
+            until(lambda: reloads(proxy, "ok") == 2, "reloaded")
+            client.get(b"/2")
+            client.get(b"/3", b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+            configured.change("tracing", otlp_endpoint=None)
+            until(lambda: reloads(proxy, "ok") == 3, "reloaded")
+            client.get(b"/4")
+        assert proxy.stop() == 0
+        paths = [[attributes(span)["url.full"][-2:] for span in spans(end.requests)] for end in (one, other)]
+
+    assert paths == [["/1"], ["/3"]]
+    told = [[value[-2:] for value in received.values(b"traceparent")] for received in upstream.requests]
+    assert told == [[], [b"01"], [b"00"], [b"01"], []]

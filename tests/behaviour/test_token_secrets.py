@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 from urllib.parse import unquote_plus
@@ -11,6 +12,7 @@ import pytest
 
 from tests.behaviour.running import Launch, Launcher, Proxy, until
 from tests.peers import Minting, Received, Upstream, http_answer
+from tests.secret_service import secret_service
 
 REFUSAL = http_answer(401, b'{"error": "invalid_client"}', b"Content-Type: application/json")
 
@@ -207,5 +209,41 @@ def test_recovery(launch_mounted: Launch, gate: Gate, mounted: Mounted, upstream
         mounted.swap(b"first secret")
         until(lambda: proxy.is_ready)
         assert load.next() == {200}
+
+    assert gate.shown == ["wrong", "first secret"]
+
+
+def test_keyring(launch_with: Launch, gate: Gate) -> None:
+    """A secret in the keyring of a desktop is read for each token request; while the keyring is locked the old one
+    stays in use (R100).
+    """
+    with secret_service() as session, session.logged_in():
+        session.set("thg", "app", "first secret")
+        client = "[{client_id: app, client_secret: {keyring: thg/app}}]"
+        proxy = launch_with(f"oauth.clients={client}", "oauth.refresh.min_interval=1s", environment=session.environment)
+        with proxy.under_load() as load:
+            gate.secret = "second secret"
+            session.set("thg", "app", "second secret")
+            proxy.admin("/refresh", "POST")
+            until(lambda: proxy.log_lines("secret_changed"))
+            session.lock()
+            proxy.admin("/refresh", "POST")
+            until(lambda: proxy.status()["token"]["generation"] == 3)
+        assert load.statuses == {200}
+        assert gate.shown == ["first secret", "second secret", "second secret"]
+        (line,) = proxy.log_lines("secret_unreadable")
+        assert line["reason"].startswith("the keyring is locked")
+
+
+def test_new_entry_of_the_keyring(launch_with: Launch, gate: Gate) -> None:
+    """After a SIGHUP a client that was refused is tried again, with what its entry is now (F7, R100)."""
+    with secret_service() as session, session.logged_in():
+        session.set("thg", "app", "wrong")
+        client = "[{client_id: app, client_secret: {keyring: thg/app}}]"
+        proxy = launch_with(f"oauth.clients={client}", ready=False, environment=session.environment)
+        until(lambda: proxy.status()["token"]["state"] == "rejected")
+        session.set("thg", "app", "first secret")
+        proxy.process.send_signal(signal.SIGHUP)
+        until(lambda: proxy.is_ready)
 
     assert gate.shown == ["wrong", "first secret"]

@@ -101,7 +101,7 @@ def test_who_waited_for_it(crew: Crew) -> None:
     """What waits in the queue of a worker that dies is served by the other one."""
     crew.kill(1, signal.SIGSTOP)
     with ExitStack() as opened:
-        waiting = []
+        waiting: list[Client] = []
         # Until three, at least, have come to the one that is stopped: it does not answer, while the other one does.
         while len(waiting) < 3:
             client = opened.enter_context(crew.proxy.connect())

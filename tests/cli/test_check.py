@@ -107,7 +107,7 @@ def test_help() -> None:
     """--help names every command with what it does."""
     lines = CliRunner().invoke(main, ["--help"]).stdout.splitlines()
     commands = dict(line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :])
-    assert list(commands) == ["run", "demo", "check", "doctor", "token", "schema", "wait", "stop"]
+    assert list(commands) == ["run", "demo", "init", "check", "doctor", "token", "schema", "wait", "stop"]
     assert all(commands.values())
 
 

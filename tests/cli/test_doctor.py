@@ -69,8 +69,8 @@ def test_table(run: Run) -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     *steps, summary = done.stdout.splitlines()
-    assert re.fullmatch(r"✓ configuration {8} +\d+ ms  defaults", steps[0])
-    assert re.fullmatch(r" {33}2 values from --set", steps[1])
+    assert re.fullmatch(r"✓ configuration {10} +\d+ ms  defaults", steps[0])
+    assert re.fullmatch(r" {35}2 values from --set", steps[1])
     assert re.fullmatch(
         r"✓ secret of primary {4} +\d+ ms  client_id \{env: THG_CLIENT_ID\}, client_secret .*", steps[2]
     )

@@ -3,6 +3,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 from proxy.cli.terminal import StatusLine
 line = StatusLine()
@@ -19,18 +21,30 @@ def test_elsewhere() -> None:
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-def test_terminal() -> None:
-    """On a terminal the line is rewritten, never longer than the terminal is wide, and gone at the end."""
+def on_a_terminal(**environ: str) -> tuple[bytes, str]:
+    """What the program prints, and what its terminal gets."""
     master, slave = pty.openpty()
-    environ = os.environ | {"COLUMNS": "40"}
+    environment = os.environ | {"COLUMNS": "40", "TERM": "xterm"} | environ
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=slave, env=environ, check=True
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=slave, env=environment, check=True
     )
+    # There is something to read in any case.
+    os.write(slave, b".")
     os.close(slave)
     shown = os.read(master, 4096).decode()
     os.close(master)
-    assert done.stdout == b"True\n"
-    assert shown == f"\r\x1b[K{'a' * 39}\r\x1b[Kshort\r\x1b[K"
+    return done.stdout, shown.removesuffix(".")
+
+
+@pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}])
+def test_terminal(environ: dict[str, str]) -> None:
+    """On a terminal the line is rewritten, never longer than the terminal is wide, and gone at the end."""
+    assert on_a_terminal(**environ) == (b"True\n", f"\r\x1b[K{'a' * 39}\r\x1b[Kshort\r\x1b[K")
+
+
+def test_dumb_terminal() -> None:
+    """A terminal that can't rewrite a line has none."""
+    assert on_a_terminal(TERM="dumb") == (b"False\n", "")
 
 
 def test_closed() -> None:

@@ -152,6 +152,30 @@ def test_address_comes_from_the_environment(prefix: str) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("named", ["-c", "THG_PROXY_CONFIG", "usual place"])
+def test_address_comes_from_the_configuration(tmp_path: Path, named: str) -> None:
+    """`wait` finds the proxy by the configuration that the proxy has, however much is wrong with the rest of that."""
+    path = tmp_path / "thg-proxy.yaml"
+    with admin_port(READY) as url:
+        path.write_text(
+            f"admin: {{address: '{url.removeprefix('http://')}'}}\noauth: {{token_url: 'https://idp.example'}}"
+        )
+        options = ["-c", str(path)] if named == "-c" else []
+        environ = {"THG_PROXY_CONFIG": str(path)} if named == "THG_PROXY_CONFIG" else {}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("THG_")}
+        environ |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(command("--timeout", "5s", *options), cwd=tmp_path, env=clean | environ, check=False)
+    assert done.returncode == 0
+
+
+def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:
+    """What is wrong with a file that is named is said; else the usual address is asked."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text("nonsense: 1")
+    assert wait("-c", str(path)).returncode == 2
+    assert "127.0.0.1:9090" in wait("--timeout", "0s", THG_PROXY_CONFIG=str(path)).stderr
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])
 def test_wildcard_address_is_asked_on_loopback(host: str) -> None:
     """A proxy that listens on every address is asked on this machine's own."""

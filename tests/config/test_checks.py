@@ -52,7 +52,15 @@ BAD = {
     "upstream: {connect_timeout: 0s}": "upstream.connect_timeout: must be longer than 0s",
     "upstream: {max_connections: 0}": "upstream.max_connections: must be at least 1",
     "upstream: {egress_proxy: proxy.example:3128}": "upstream.egress_proxy: must be http://HOST:PORT",
-    f"upstream: {{egress_proxy: http://a:{CANARY}@proxy:3128}}": "upstream.egress_proxy: must be http://HOST:PORT",
+    f"upstream: {{egress_proxy: http://a:{CANARY}@proxy:3128}}": (
+        "upstream.egress_proxy: must be http://HOST:PORT, without a user name, a password or a path"
+    ),
+    "upstream: {egress_proxy: http://proxy.example:65536}": "upstream.egress_proxy: must be http://HOST:PORT",
+    "upstream: {egress_proxy: 'http://[::::]:3128'}": "upstream.egress_proxy: must be http://HOST:PORT",
+    "upstream: {egress_proxy: https://proxy.example:3128}": "upstream.egress_proxy: must be http://HOST:PORT",
+    "upstream: {url: http://localhost:8081, egress_proxy: http://proxy.example:3128}": (
+        "upstream.url: must be https, since the egress proxy is not on this machine"
+    ),
     "upstream: {tls: {ca_file: missing.pem}}": "upstream.tls.ca_file: there is no readable file missing.pem",
     "upstream: {tls: {ca_file: .}}": "upstream.tls.ca_file: there is no readable file",
     "upstream: {tls: {key_file: thg.yaml}}": "upstream.tls.cert_file: is required with upstream.tls.key_file",
@@ -80,10 +88,14 @@ BAD = {
     "oauth: {verify: {type: a/b/c}}": "oauth.verify.type: must be a media type such as at+jwt",
     "oauth: {clients: []}": "oauth.clients: must have at least one client",
     "oauth: {clients: [{name: ''}]}": "oauth.clients[0].name: must be 1 to 64",
-    f"oauth: {{clients: [{{client_secret: {CANARY}}}]}}": "oauth.clients[0].client_secret: must be {env: NAME}",
+    f"oauth: {{clients: [{{client_secret: {CANARY}}}]}}": "oauth.clients[0].client_secret: must be {env: NAME}, ",
     "oauth: {clients: [{client_id: {env: NOT_SET}}]}": "oauth.clients[0].client_id: the environment variable NOT_SET",
     "oauth: {clients: [{client_secret: {file: nowhere}}]}": "oauth.clients[0].client_secret: the file nowhere can't be",
     "oauth: {egress_proxy: 'http://proxy/'}": "oauth.egress_proxy: must be http://HOST:PORT",
+    f"oauth: {{egress_proxy: http://{CANARY}@proxy:3128}}": "oauth.egress_proxy: must be http://HOST:PORT, without",
+    "oauth: {jwks_url: 'http://[::1]/jwks', egress_proxy: http://proxy.example:3128}": (
+        "oauth.jwks_url: must be https, since the egress proxy is not on this machine"
+    ),
     "oauth: {verify: {algorithms: [none]}}": "oauth.verify.algorithms: must be one or more of RS256",
     "oauth: {verify: {algorithms: [RS256, HS256]}}": "oauth.verify.algorithms: must be one or more of RS256",
     "oauth: {verify: {algorithms: []}}": "oauth.verify.algorithms: must be one or more of RS256",
@@ -113,6 +125,11 @@ BAD = {
     "limits: {max_in_flight: 0}": "limits.max_in_flight: must be at least 1",
     "tracing: {sample: 2}": "tracing.sample: must be a fraction from 0 to 1",
     "tracing: {otlp_endpoint: collector}": "tracing.otlp_endpoint: must be a URL",
+    f"tracing: {{otlp_endpoint: 'http://a:{CANARY}@collector'}}": "tracing.otlp_endpoint: must not hold a user name",
+    "tracing: {otlp_endpoint: http://collector:4318/v1/traces}": "tracing.otlp_endpoint: must end before /v1/traces",
+    "tracing: {otlp_endpoint: http://localhost:8080}": (
+        "tracing.otlp_endpoint: must be the address of the collector, and is listen.address of this proxy"
+    ),
     "workers: 0": "workers: must be at least 1",
     "{workers: 2, oauth: {dpop: true}}": "workers: must be 1 with oauth.dpop: true, whose key stays in one process",
 }
@@ -122,10 +139,10 @@ BAD_PROVIDERS = {
     f"oauth: {{token_url: https://a:{CANARY}@idp.example/token}}": "oauth.token_url: must not hold a user name",
     "oauth: {token_url: 'https://idp.example/token?x=1'}": "oauth.token_url: must not hold a query",
     f"oauth: {{token_url: https://idp.example/t, clients: [{{client_secret: {CANARY}}}]}}": (
-        "oauth.clients[0].client_secret: must be {env: NAME} or {file: PATH}; a literal is accepted only with a"
+        "oauth.clients[0].client_secret: must be {env: NAME}, {file: PATH} or {keyring: SERVICE/NAME}; a literal"
     ),
     f"oauth: {{issuer: https://idp.example, clients: [{{client_secret: {CANARY}}}]}}": (
-        "oauth.clients[0].client_secret: must be {env: NAME} or {file: PATH}; a literal is accepted only with a"
+        "oauth.clients[0].client_secret: must be {env: NAME}, {file: PATH} or {keyring: SERVICE/NAME}; a literal"
     ),
 }
 GOOD = [
@@ -138,6 +155,9 @@ GOOD = [
     "listen: {address: 0.0.0.0:8080, unsafe: true}",
     "{listen: {address: 127.0.0.1:0}, admin: {address: 127.0.0.1:0}}",
     "listen: {address: unix:/run/proxy.sock, unix_mode: 0660, allowed_uids: [0, 1000]}",
+    "upstream: {url: http://localhost:8081, egress_proxy: 'http://[::1]:3128'}",
+    "upstream: {url: http://localhost:8081, egress_proxy: http://proxy.example:3128, insecure: true}",
+    "oauth: {egress_proxy: http://proxy.example:3128}",
     "upstream: {egress_proxy: http://proxy.example:3128, headers: {set: {X-A: ''}, remove: [x-b]}}",
     "oauth: {issuer: https://idp.example, verify: {mode: require, algorithms: [EdDSA]}}",
     "oauth: {token_url: http://localhost:4444/t, clients: [{client_secret: literal}]}",
@@ -153,6 +173,8 @@ GOOD = [
     "policy: {allow: [{path: /}, {path: '/v1/*/x', methods: [GET]}, {path: '/v1/**'}]}",
     "policy: {allow: [], browsers: {allow_origins: ['https://app.example.com']}, require_header: {name: a, value: b}}",
     "admin: {address: 0.0.0.0:9090}",
+    "tracing: {otlp_endpoint: 'https://collector.example/otlp/', sample: 0}",
+    "tracing: {otlp_endpoint: http://collector:4318, sample: 1}",
     "workers: 8",
 ]
 
@@ -179,6 +201,13 @@ def test_good_value(problems: Problems, text: str) -> None:
     """What the proxy can run with is accepted (R165)."""
     environ = CREDENTIALS if "token_url" in text else CREDENTIALS | {"THG_PROXY__OAUTH__TOKEN_URL": "https://i.example"}
     assert problems(text, environ=environ) == []
+
+
+def test_keyring(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of the keyring that can't be read is a problem of its key, as it is with a file."""
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    (problem,) = problems("oauth: {clients: [{client_secret: {keyring: thg/app}}]}")
+    assert problem.startswith("oauth.clients[0].client_secret: there is no keyring that this session can reach; use")
 
 
 def test_workers_elsewhere(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,8 @@ def test_no_two_readings(url: str) -> None:
         ("http://localhost/x", ("localhost", 80)),
         ("https://[::1]:8443/", ("::1", 8443)),
         ("https://a:99999", None),
+        ("https://[::::]", None),
+        ("https://[192.0.2.1]", None),
         ("a", None),
     ],
 )

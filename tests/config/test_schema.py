@@ -53,6 +53,7 @@ MISTAKES = {
     f"oauth: {{clients: [{{client_secret: {{value: {CANARY}}}}}]}}": "oauth.clients[0].client_secret: must be {env:",
     f"oauth: {{clients: [{{client_secret: [{CANARY}]}}]}}": "oauth.clients[0].client_secret: must be {env:",
     f"oauth: {{clients: [{{client_secret: {{{CANARY}}}}}]}}": "oauth.clients[0].client_secret: must be {env:",
+    f"oauth: {{clients: [{{client_secret: {{keyring: {CANARY}}}}}]}}": "oauth.clients[0].client_secret: must be {env:",
     "oauth: {clients: [{client_secret: }]}": "oauth.clients[0].client_secret: must be {env:",
 }
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ ENVIRON = {
     "THG_PROXY__OAUTH__TOKEN_URL": "https://idp.example/token",
 }
 CANARY = "c4n4ry"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -23,22 +27,131 @@ def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and another in place of /etc/thg-proxy."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "etc").mkdir()
-    monkeypatch.setattr(sources, "FILES", ("thg-proxy.yaml", "etc/config.yaml"))
+    monkeypatch.setattr(sources, "SYSTEM_FILE", "etc/config.yaml")
     return tmp_path
 
 
-def test_search_order(usual: Path) -> None:
+@pytest.fixture
+def own(usual: Path) -> Path:
+    """The user's own file, which is good."""
+    own = usual / "home/.config/thg-proxy/config.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("workers: 7")
+    own.chmod(0o644)
+    return own
+
+
+def test_search_order(usual: Path, own: Path) -> None:
     """The file is that of -c, else that of THG_PROXY_CONFIG, else the first in the usual places, else none."""
-    environ = ENVIRON | {"THG_PROXY_CONFIG": "named.yaml"}
-    assert load(None, [], ENVIRON).origin == "defaults"
+    environ = ENVIRON | {"HOME": str(usual / "home")}
+    own.rename(usual / "later")
+    assert load(None, [], environ).origin == "defaults"
     (usual / "etc/config.yaml").touch()
-    assert load(None, [], ENVIRON).origin == "etc/config.yaml"
+    assert load(None, [], environ).origin == "etc/config.yaml"
+    (usual / "later").rename(own)
+    loaded = load(None, [], environ)
+    assert (loaded.origin, loaded.file, loaded.settings.workers) == (str(own), str(own), 7)
     (usual / "thg-proxy.yaml").touch()
-    assert load(None, [], ENVIRON).origin == "thg-proxy.yaml"
+    assert load(None, [], environ).origin == "thg-proxy.yaml"
     (usual / "named.yaml").touch()
+    environ["THG_PROXY_CONFIG"] = "named.yaml"
     assert load(None, [], environ).origin == "named.yaml"
     (usual / "given.yaml").touch()
     assert load("given.yaml", [], environ).origin == "given.yaml"
+
+
+@pytest.mark.parametrize(
+    "environ, place",
+    [
+        ({"HOME": "/home/me"}, "/home/me/.config/thg-proxy/config.yaml"),
+        ({"HOME": "/home/me", "XDG_CONFIG_HOME": "/etc/me"}, "/etc/me/thg-proxy/config.yaml"),
+        ({"HOME": "/home/me", "XDG_CONFIG_HOME": ""}, "/home/me/.config/thg-proxy/config.yaml"),
+        ({"HOME": "/home/me", "XDG_CONFIG_HOME": "relative"}, "/home/me/.config/thg-proxy/config.yaml"),
+        ({"XDG_CONFIG_HOME": "/etc/me"}, "/etc/me/thg-proxy/config.yaml"),
+        ({"HOME": "/"}, "/.config/thg-proxy/config.yaml"),
+        ({}, None),
+        ({"HOME": ""}, None),
+        ({"HOME": "relative"}, None),
+    ],
+)
+def test_place_of_the_user(environ: dict[str, str], place: str | None) -> None:
+    """What the environment says, and nothing where it says nothing: a container without HOME has no such place."""
+    assert sources.user_file(environ) == place
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/nonexistent", "/proc/1/root/nowhere"])
+def test_home_that_is_none(usual: Path, home: str) -> None:
+    """System users have all kinds of homes; what is not there is not read."""
+    assert load(None, [], ENVIRON | {"HOME": home}).origin == "defaults"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_file_of_another_user(usual: Path, own: Path) -> None:
+    """Who is given another's home, as by sudo, does not take the configuration in it, unless it is named (R148)."""
+    os.chown(own, 65534, -1)
+    environ = ENVIRON | {"HOME": str(usual / "home")}
+    with pytest.raises(ConfigError, match="the file belongs to another user; if it is the right one, name it with -c"):
+        load(None, [], environ)
+    assert load(str(own), [], environ).settings.workers == 7
+    assert load(None, [], environ | {"THG_PROXY_CONFIG": str(own)}).settings.workers == 7
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
+def test_file_that_others_may_write(usual: Path, own: Path, mode: int) -> None:
+    """Who writes the configuration says where the secret goes: nobody else may (R148)."""
+    own.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        load(None, [], ENVIRON | {"HOME": str(usual / "home")})
+    assert caught.value.problems == (f"{own}: other users may write the file; chmod go-w {own}",)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_local_file_of_another_user(usual: Path) -> None:
+    """Who starts the proxy in a directory for all does not take what somebody has left there, unless it is named."""
+    path = usual / "thg-proxy.yaml"
+    path.write_text("workers: 7")
+    os.chown(path, 65534, -1)
+    with pytest.raises(ConfigError, match="the file belongs to another user; if it is the right one, name it with -c"):
+        load(None, [], ENVIRON)
+    assert load("thg-proxy.yaml", [], ENVIRON).settings.workers == 7
+
+
+@pytest.mark.parametrize("mode, accepted", [(0o644, True), (0o664, True), (0o666, False)])
+def test_local_file_that_all_may_write(usual: Path, mode: int, accepted: bool) -> None:
+    """Many systems let a group write to what its users make; everybody is too many."""
+    path = usual / "thg-proxy.yaml"
+    path.write_text("workers: 7")
+    path.chmod(mode)
+    if accepted:
+        assert load(None, [], ENVIRON).settings.workers == 7
+        return
+    with pytest.raises(ConfigError, match=r"other users may write the file; chmod go-w thg-proxy\.yaml"):
+        load(None, [], ENVIRON)
+
+
+# To whom the modes of files do not apply gives that up.
+OBEDIENT = ("setpriv", "--reuid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+
+
+def test_closed_home(tmp_path: Path) -> None:
+    """A home in which the user may not look, as one that a service was given by mistake, holds nothing for it."""
+    home = tmp_path / "home"
+    (home / ".config/thg-proxy").mkdir(parents=True)
+    (home / ".config/thg-proxy/config.yaml").touch()
+    home.chmod(0)
+    try:
+        done = subprocess.run(
+            [*OBEDIENT, sys.executable, "-m", "proxy", "check"],
+            cwd="/",
+            env=ENVIRON | {"HOME": str(home), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        home.chmod(0o700)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("OK: defaults")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +257,7 @@ def test_single_values(load_text: Load, override: str, expected: Callable[[objec
         ("=x", ": unknown key; known here: listen"),
         (f"log.level={CANARY}", "log.level: must be one of debug, info, warning, error (--set)"),
         (f"oauth.params={{a: {CANARY}", "oauth.params: is not valid YAML at line 1, column 11: "),
-        (f"oauth.clients=[{{client_secret: {CANARY}}}]", "oauth.clients[0].client_secret: must be {env: NAME} or"),
+        (f"oauth.clients=[{{client_secret: {CANARY}}}]", "oauth.clients[0].client_secret: must be {env: NAME}, "),
     ],
 )
 def test_bad_override(problems: Problems, override: str, problem: str) -> None:

@@ -121,6 +121,8 @@ def test_other_forms_are_refused(method: str, raw: str) -> None:
         (b"/..a/a../.a.", b"/v1/..a/a../.a."),
         (b"/%2e%2ea", b"/v1/%2e%2ea"),
         (b"/a%25b%zz%", b"/v1/a%25b%zz%"),
+        (b"/%c0%af/%ef%bc%8e/%u002e/%u00", b"/v1/%c0%af/%ef%bc%8e/%u002e/%u00"),
+        (b"/%e2%80%a4%e2%80%a4/%ud800", b"/v1/%e2%80%a4%e2%80%a4/%ud800"),
     ],
 )
 def test_base_path_is_put_in_front(target: bytes, joined: bytes) -> None:
@@ -164,6 +166,21 @@ def test_base_path_is_put_in_front(target: bytes, joined: bytes) -> None:
         b"/..%0d%0a/admin",
         b"/%c0%ae%c0%ae/admin",
         b"/..%c0%afadmin",
+        b"/%c0%2e%c0%2e/admin",
+        b"/%c0%6e%c0%ee/admin",
+        b"/%e0%80%ae%e0%80%ae/admin",
+        b"/..%e0%80%afadmin",
+        b"/%f0%80%80%ae%f0%80%80%ae/admin",
+        b"/%f8%80%80%80%ae%fc%80%80%80%80%ae/admin",
+        b"/..%c1%9cadmin",
+        b"/..%e0%81%9cadmin",
+        b"/%u002e%u002E/admin",
+        b"/..%u2215%u002f..%u005cadmin",
+        b"/%ef%bc%8e%ef%bc%8e/admin",
+        b"/..%ef%bc%8fadmin",
+        b"/..%ef%bc%bcadmin",
+        b"/%uff0e%uFF0E/admin",
+        b"/%25uff0e./admin",
     ],
 )
 def test_base_path_is_not_left(target: bytes) -> None:

@@ -1,5 +1,3 @@
-import select
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +6,8 @@ from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Backstage
 from tests.doctor.reports import Doctor
-from tests.peers import TIMEOUT, Upstream, blackhole, free_port
+from tests.egress import EgressProxy
+from tests.peers import Upstream, blackhole, free_port, trap
 
 LABEL = "a" * 64  # RFC 1035 §2.3.4: at most 63
 
@@ -63,20 +62,6 @@ def test_one_of_two_addresses(doctor: Doctor, upstream: Upstream) -> None:
     assert f"127.0.0.1 port {upstream.port}: connected" in report.found("upstream TCP")
 
 
-def pass_on(head: bytes, sock: socket.socket) -> bool:
-    """What an HTTP proxy does with CONNECT (RFC 9110 §9.3.6)."""
-    host, _, port = head.split(b" ")[1].decode().rpartition(":")
-    with socket.create_connection((host, int(port)), TIMEOUT) as target:
-        sock.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
-        others = {sock: target, target: sock}
-        while True:
-            for end in select.select(list(others), [], [], TIMEOUT)[0]:
-                data = end.recv(65536)
-                if not data:
-                    return True
-                others[end].sendall(data)
-
-
 @pytest.fixture
 def secure_provider(backstage: Backstage, provider: DemoProvider, authority: CertificateAuthority) -> DemoProvider:
     """The provider behind TLS, with a certificate for its name alone."""
@@ -86,45 +71,88 @@ def secure_provider(backstage: Backstage, provider: DemoProvider, authority: Cer
     return provider
 
 
-def through(egress: Upstream, authority: CertificateAuthority) -> list[str]:
-    return [f"oauth.egress_proxy=http://localhost:{egress.port}", f"oauth.tls.ca_file={authority.ca_file}"]
+def through(egress: EgressProxy, authority: CertificateAuthority) -> list[str]:
+    return [f"oauth.egress_proxy={egress.url}", f"oauth.tls.ca_file={authority.ca_file}"]
 
 
 def test_egress_proxy(doctor: Doctor, secure_provider: DemoProvider, authority: CertificateAuthority) -> None:
     """With an egress proxy the first hop is that proxy, and the handshake goes through it to the provider."""
-    with Upstream(when_head=pass_on) as egress:
+    with EgressProxy() as egress:
         report = doctor(*through(egress, authority))
     assert report.exit_code == 0
     assert f"127.0.0.1 port {egress.port}: connected" in report.found("token endpoint TCP")
-    assert any(line.startswith("CN=localhost, ") for line in report.found("token endpoint TLS"))
-
-
-@pytest.mark.parametrize(
-    "answer, said",
-    [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "status 407"),
-        (b"HTTP/1.1 403 \x1b[2J\r\n\r\n", "status 403"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no HTTP"),
-        (b"", "no HTTP"),
-    ],
-)
-def test_egress_proxy_refuses(
-    doctor: Doctor, secure_provider: DemoProvider, authority: CertificateAuthority, answer: bytes, said: str
-) -> None:
-    """An egress proxy that makes no connection is told from a provider that can't be reached."""
-
-    def refuse(_head: bytes, sock: socket.socket) -> bool:
-        sock.sendall(answer)
-        return True
-
-    with Upstream(when_head=refuse) as egress:
-        cause, remedy = doctor(*through(egress, authority)).failure("token endpoint TLS")
     target = f"localhost:{secure_provider.port}"
-    assert cause == f"oauth.egress_proxy does not connect to {target}: it answers with {said}"
-    assert "oauth.egress_proxy" in remedy
+    assert report.found("token endpoint CONNECT") == [f"oauth.egress_proxy connects to {target}"]
+    assert any(line.startswith("CN=localhost, ") for line in report.found("token endpoint TLS"))
+    assert set(egress.asked_for) == {target.encode()}
 
 
-def test_egress_proxy_is_down(doctor: Doctor) -> None:
-    """The key of the proxy is named, not that of the provider."""
-    remedy = doctor(f"oauth.egress_proxy=http://127.0.0.1:{free_port()}").failure("token endpoint TCP")[1]
-    assert "oauth.egress_proxy" in remedy
+@pytest.mark.parametrize("secure", [True, False])
+def test_egress_proxy_of_the_upstream(doctor: Doctor, authority: CertificateAuthority, secure: bool) -> None:
+    """The upstream is reached through its own egress proxy, which resolves its name, and gets no other bytes (R68)."""
+    context = authority.server_context("api.invalid") if secure else None
+    with Upstream(tls=context) as upstream, EgressProxy(leads_to=upstream.port) as egress:
+        report = doctor(
+            f"upstream.url={'https' if secure else 'http'}://api.invalid:444",
+            f"upstream.insecure={not secure}",
+            f"upstream.tls.ca_file={authority.ca_file}",
+            f"upstream.egress_proxy={egress.url}",
+        )
+        assert report.exit_code == 0
+        assert report.found("upstream CONNECT") == ["upstream.egress_proxy connects to api.invalid:444"]
+        assert set(egress.asked_for) == {b"api.invalid:444"}
+        assert len(upstream.requests) == 1
+    steps = ["upstream DNS", "upstream TCP", "upstream CONNECT", *(["upstream TLS"] if secure else [])]
+    assert list(report.steps)[-len(steps) - 1 :] == [*steps, "upstream request"]
+
+
+# What an egress proxy answers, then the cause and the remedy.
+REFUSALS = {
+    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n": ("answers with status 407", "without credentials"),
+    b"HTTP/1.1 403 \xff\r\n\r\n": ("answers with status 403", "Let that proxy allow CONNECT to {target}"),
+    b"HTTP/1.0 502 Bad Gateway\r\n\r\nno": ("answers with status 502", "{target} can be reached from that proxy"),
+    b"HTTP/1.1 200 OK\r\n\r\nx": ("does not answer as an HTTP proxy does", "is it an HTTP proxy"),
+    b"SSH-2.0-OpenSSH_9.2\r\n": ("does not answer as an HTTP proxy does", "is it an HTTP proxy"),
+    b"": ("closes the connection", "is it an HTTP proxy"),
+}
+
+
+@pytest.mark.parametrize("answer", REFUSALS, ids=repr)
+def test_egress_proxy_refuses(
+    doctor: Doctor, upstream: Upstream, secure_provider: DemoProvider, authority: CertificateAuthority, answer: bytes
+) -> None:
+    """An egress proxy that makes no connection is told from a provider, or an API, that can't be reached."""
+    with EgressProxy(says=answer, leads_to=upstream.port) as egress:
+        of_provider = doctor(*through(egress, authority)).failure("token endpoint CONNECT")
+        of_upstream = doctor(
+            "upstream.url=https://api.invalid",
+            f"upstream.egress_proxy={egress.url}",
+            f"oauth.tls.ca_file={authority.ca_file}",
+        ).failure("upstream CONNECT")
+    expected_cause, expected_remedy = REFUSALS[answer]
+    for section, target, (cause, remedy) in (
+        ("oauth", f"localhost:{secure_provider.port}", of_provider),
+        ("upstream", "api.invalid:443", of_upstream),
+    ):
+        assert cause == f"{section}.egress_proxy {expected_cause}"
+        assert expected_remedy.format(target=target) in remedy
+
+
+def test_egress_proxy_is_silent(doctor: Doctor) -> None:
+    """One that takes the connection and says nothing is given up after the timeout of the configuration (F26)."""
+    with trap() as silent:
+        cause, remedy = doctor(
+            "upstream.url=https://api.invalid",
+            f"upstream.egress_proxy=http://127.0.0.1:{silent.port}",
+            "upstream.connect_timeout=200ms",
+        ).failure("upstream CONNECT")
+    assert cause == "upstream.egress_proxy does not answer within 200ms"
+    assert "upstream.egress_proxy" in remedy
+
+
+@pytest.mark.parametrize("section, server", [("oauth", "token endpoint"), ("upstream", "upstream")])
+def test_egress_proxy_is_down(doctor: Doctor, section: str, server: str) -> None:
+    """The key of the proxy is named, not that of the server behind it."""
+    cause, remedy = doctor(f"{section}.egress_proxy=http://127.0.0.1:{free_port()}").failure(f"{server} TCP")
+    assert cause == "no connection: connection refused"
+    assert f"Check host and port of {section}.egress_proxy" in remedy

@@ -31,6 +31,18 @@ def test_first_hop() -> None:
     peer = token_endpoint_at("https://idp.example/token", OAuth(egress_proxy="http://proxy.example:3128"))
     assert (peer.first_hop, peer.first_hop_key) == (("proxy.example", 3128), "oauth.egress_proxy")
     assert token_endpoint_at("https://idp.example/token", OAuth()).first_hop_key == "oauth.token_url"
+    peer = upstream_of(Upstream(url="https://api.example", egress_proxy="http://[2001:db8::1]:3128"))
+    assert (peer.first_hop, peer.first_hop_key) == (("2001:db8::1", 3128), "upstream.egress_proxy")
+
+
+def test_tunnel() -> None:
+    """To the upstream a tunnel leads in any case, to the provider only for https, which is what the proxy does, too."""
+    egress = "http://proxy.example:3128"
+    for scheme in ("http", "https"):
+        assert upstream_of(Upstream(url=f"{scheme}://localhost", egress_proxy=egress)).is_tunnelled
+        endpoint = token_endpoint_at(f"{scheme}://localhost", OAuth(egress_proxy=egress))
+        assert endpoint.is_tunnelled == (scheme == "https")
+    assert not upstream_of(Upstream()).is_tunnelled
 
 
 def issuer(**tls: str) -> tuple[Peer, OAuth]:

@@ -37,6 +37,7 @@ def test_results() -> None:
         (True, (), None, None),
     ]
     assert all(result.seconds >= 0 for result in record.results)
+    assert record.failures == {"step 1": failed}
     assert not record.ok
 
 

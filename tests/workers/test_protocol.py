@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from proxy.core.lifecycle import Now
 from proxy.core.secret import Secret
+from proxy.log import one_line
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
 from proxy.secret import SecretRef
@@ -30,6 +31,7 @@ from proxy.workers.protocol import (
     Configure,
     Configured,
     Drain,
+    Ended,
     Forget,
     Hurry,
     Lend,
@@ -49,9 +51,10 @@ from proxy.workers.protocol import (
 
 def report() -> Report:
     traffic = Traffic()
-    record = RequestRecord("GET", "/v1/vehicles", 1.5, status=200, outcome="ok", duration=0.25)
+    record = RequestRecord("GET", "/v1/vehicles", 1.5)
+    record.status, record.outcome, record.duration = 200, "ok", 0.25
     record.count(traffic)
-    return Report(3, traffic.take(), [record], 1, 2, {"idle": 1, "active": 0}, 0.001, (20, 1024))
+    return Report(3, traffic.take(), [Ended.of(record)], 1, 2, {"idle": 1, "active": 0}, 0.001, (20, 1024))
 
 
 def unusual() -> Settings:
@@ -111,12 +114,19 @@ def test_report() -> None:
     """A report brings every figure, and the last requests."""
     sent = report()
     (received,) = Messages[ToParent](ToParent).feed(encode(sent))
-    assert isinstance(received, Report)
-    assert received.counts == sent.counts
-    assert [record.fields() for record in received.recent] == [record.fields() for record in sent.recent]
-    assert received.recent[0].started == 1.5
-    rest = ("answers", "lines_dropped", "in_flight", "connections", "lag", "descriptors")
-    assert [getattr(received, name) for name in rest] == [getattr(sent, name) for name in rest]
+    assert received == sent
+
+
+def test_ended_requests() -> None:
+    """A request is shown elsewhere as where it ended, without its query and with no more of its path (R152)."""
+    path = "/a\udcff" + "b" * 1000
+    record = RequestRecord("GET", f"{path}?token=1", 1.5)
+    record.status, record.outcome, record.duration, record.bytes_out = 200, "ok", 0.25, 7
+    ended = Ended.of(record)
+    assert ended.target == one_line(path)
+    assert ended.record().fields() == record.fields() | {"path": one_line(path)}
+    assert ended.record().started == record.started
+    assert {*Ended.__struct_fields__, "on_end"} == set(RequestRecord.__slots__)
 
 
 @given(st.data())
