@@ -262,15 +262,14 @@ def _store(settings: Settings) -> Problems:
 
 def _dpop(settings: Settings) -> Problems:
     """A token of another process, or of the one before this one, is bound to a key that nobody has here."""
-    if settings.oauth.dpop and settings.oauth.store != "memory":
-        yield Problem("oauth.store", "must be memory with oauth.dpop: true, whose key is kept nowhere")
+    for key, only in (("oauth.store", "memory"), ("workers", 1)):
+        if settings.oauth.dpop and attrgetter(key)(settings) != only:
+            yield Problem(key, f"must be {only} with oauth.dpop: true, whose key is in one process only")
 
 
 def _workers(settings: Settings) -> Problems:
     if settings.workers > 1 and sys.platform != "linux":
         yield Problem("workers", "must be 1 on this system: only Linux shares a port out between processes")
-    if settings.workers > 1 and settings.oauth.dpop:
-        yield Problem("workers", "must be 1 with oauth.dpop: true, whose key stays in one process")
 
 
 def _verification(settings: Settings) -> Problems:
@@ -319,9 +318,7 @@ def _rules(settings: Settings) -> Problems:
     rules = settings.policy.allow
     for index, rule in enumerate(() if rules == "all" else rules):
         if not forms.is_path_rule(rule.path):
-            text = (
-                "must be a plain path that begins with `/`; `*` is one whole segment, `**` the rest and only at the end"
-            )
+            text = "must be a plain path that begins with `/`; `*` is one whole segment, `**` the rest, only at the end"
             yield Problem(f"policy.allow[{index}].path", text)
         if not all(map(forms.METHOD.fullmatch, rule.methods)):
             yield Problem(f"policy.allow[{index}].methods", "must be methods in capitals, such as [GET, POST]")

@@ -131,7 +131,7 @@ BAD = {
         "tracing.otlp_endpoint: must be the address of the collector, and is listen.address of this proxy"
     ),
     "workers: 0": "workers: must be at least 1",
-    "{workers: 2, oauth: {dpop: true}}": "workers: must be 1 with oauth.dpop: true, whose key stays in one process",
+    "{workers: 2, oauth: {dpop: true}}": "workers: must be 1 with oauth.dpop: true, whose key is in one process only",
 }
 BAD_PROVIDERS = {
     "oauth: {}": "oauth.token_url: is required, unless oauth.issuer is given",
