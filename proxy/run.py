@@ -58,13 +58,14 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         parts.push_async_callback(reload.close)
         parts.push_async_callback(plane.close)
         _publish(metrics, plane, reload, log)
-        history = History(metrics.traffic)
+        history, opened = History(metrics.traffic), asyncio.Event()
         admin = AdminParts(
             settings=lambda: reload.settings,
             origin=loaded.origin,
             metrics=metrics,
             token=lambda: reload.tokens.status(),
             workers=plane.workers,
+            has_served=opened.is_set,
             descriptors=plane.descriptors,
             history=history,
             recent=plane.recent,
@@ -77,6 +78,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
         admin_listener = _open_admin(admin, log, parts)
         identity.tokens.start()
         await unless(stop.asked, plane.open())
+        opened.set()
         lag = measure_lag(lambda lag: metrics.event_loop_lag.set(max(lag, plane.lag)))
         # It begins last: who hears that the proxy is ready may send it SIGHUP.
         told = manager.keep_told(lambda: admin.readiness().reason)

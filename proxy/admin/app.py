@@ -85,9 +85,9 @@ class AdminParts:
     """What the admin port shows and sets in motion.
 
     `settings`: those in force, of which a reload makes others. `origin`: where the configuration came from. `engine`:
-    names of event loop, transport and parser. `workers`: the processes that serve. `descriptors`: how many are open and
-    how many may be, if that is known. `recent`: the last requests, newest first. `update`: brings the counts of the
-    workers up to date. `refresh`: True when a new token was obtained.
+    names of event loop, transport and parser. `workers`: the processes that serve; `has_served`: has there been
+    one? `descriptors`: how many are open and how many may be, if that is known. `recent`: the last requests, newest
+    first. `update`: brings the counts of the workers up to date. `refresh`: True when a new token was obtained.
     """
 
     settings: Callable[[], Settings]
@@ -97,6 +97,7 @@ class AdminParts:
     engine: dict[str, str]
     token: Callable[[], TokenStatus]
     workers: Callable[[], Sequence[WorkerStatus]]
+    has_served: Callable[[], bool]
     descriptors: Callable[[], tuple[int, int] | None]
     recent: Callable[[], Iterable[RequestRecord]]
     update: Callable[[], Awaitable[None]]
@@ -121,7 +122,6 @@ class AdminPort(web.Server):
         self._parts = parts
         self._limit = limit
         self._started = monotonic()
-        self._has_started = False
         self._routes = {
             "/livez": _Route(_READ, self._livez),
             "/startupz": _Route(_READ, self._startupz),
@@ -195,8 +195,7 @@ class AdminPort(web.Server):
         return _json({"status": "ok"})
 
     async def _startupz(self, _request: web.BaseRequest) -> web.Response:
-        self._has_started = self._has_started or (self._parts.token().ever_obtained and self._parts.is_served)
-        if self._has_started:
+        if self._parts.token().ever_obtained and self._parts.has_served():
             return _json({"status": "ok"})
         return _json({"status": "starting"}, status=503)
 

@@ -4,8 +4,8 @@ What one value must be is in the table; what depends on two of them, or on this 
 """
 
 import os
+import platform
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
@@ -268,7 +268,7 @@ def _dpop(settings: Settings) -> Problems:
 
 
 def _workers(settings: Settings) -> Problems:
-    if settings.workers > 1 and sys.platform != "linux":
+    if settings.workers > 1 and platform.system() != "Linux":
         yield Problem("workers", "must be 1 on this system: only Linux shares a port out between processes")
 
 

@@ -79,6 +79,7 @@ class Proxy:
     updated: int = 0
     metrics: Metrics = field(default_factory=Metrics)
     workers: tuple[WorkerStatus, ...] = (SERVING,)
+    has_served: bool = True
     descriptors: tuple[int, int] | None = (20, 1024)
     token_fault: Exception | None = None
     recent: list[RequestRecord] = field(default_factory=list)
@@ -113,6 +114,7 @@ class Proxy:
             engine={"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
             token=self.token,
             workers=lambda: self.workers,
+            has_served=lambda: self.has_served,
             descriptors=lambda: self.descriptors,
             update=self.update,
             recent=lambda: self.recent,

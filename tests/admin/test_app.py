@@ -68,10 +68,10 @@ def test_without_a_worker() -> None:
     """Nobody can be served while no process serves; a proxy that has started stays started (R163)."""
 
     async def story() -> None:
-        proxy = Proxy(workers=(SERVING._replace(state="starting"),))
+        proxy = Proxy(workers=(SERVING._replace(state="starting"),), has_served=False)
         async with serving(proxy) as port:
             assert [await status_of(port, path) for path in ("/livez", "/startupz", "/readyz")] == [200, 503, 503]
-            proxy.workers = (SERVING,)
+            proxy.workers, proxy.has_served = (SERVING,), True
             assert [await status_of(port, path) for path in ("/livez", "/startupz", "/readyz")] == [200, 200, 200]
             proxy.workers = ()
             assert [await status_of(port, path) for path in ("/livez", "/startupz", "/readyz")] == [200, 200, 503]

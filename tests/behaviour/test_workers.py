@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -87,7 +86,7 @@ def test_tls(launch: Launcher, upstream: Upstream, authority: CertificateAuthori
 def test_a_port_in_use(launch: Launcher, upstream: Upstream, crew: Crew) -> None:
     """A second proxy on the port of the first says so, though the kernel would let them share it."""
     process = launch.spawn(upstream, "workers=2", f"listen.address=127.0.0.1:{crew.proxy.port}")
-    output, _ = process.communicate(timeout=TIMEOUT)
+    _, output = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1
     assert output.startswith(b"listen.address: can't listen on 127.0.0.1:")
 
@@ -95,13 +94,14 @@ def test_a_port_in_use(launch: Launcher, upstream: Upstream, crew: Crew) -> None
 def test_nobody_can_start(launch: Launcher, upstream: Upstream) -> None:
     """Where no worker can serve at all, the proxy ends with 1, and the log says why."""
     process = launch.spawn(upstream, "workers=2", environment={"AIOHTTP_NO_EXTENSIONS": "1"})
-    output, _ = process.communicate(timeout=TIMEOUT)
-    *lines, last = output.decode().splitlines()
+    _, output = process.communicate(timeout=TIMEOUT)
+    lines = output.decode().splitlines()
     assert process.returncode == 1
-    assert last == "workers: none could start; the log says why"
-    failures = [line for line in map(json.loads, lines) if line["event"] == "worker_failed"]
-    assert {failure["worker"] for failure in failures} == {1, 2}
-    assert all("C extensions" in failure["reason"] for failure in failures)
+    assert [line for line in lines if line[0] != "{"] == ["workers: none could start; the log says why"]
+    events = [json.loads(line) for line in lines if line[0] == "{"]
+    failures = {event["worker"]: event["reason"] for event in events if event["event"] == "worker_failed"}
+    assert failures.keys() == {1, 2}
+    assert all("C extensions" in reason for reason in failures.values())
 
 
 # The token
@@ -295,7 +295,7 @@ def test_dropped_log_lines(launch: Launcher, upstream: Upstream) -> None:
     for _ in range(20):
         with proxy.connect() as client:
             assert client.get().status == 200
-    assert proxy.metric("thg_proxy_log_lines_dropped_total") >= 20
+    until(lambda: proxy.metric("thg_proxy_log_lines_dropped_total") >= 20)
 
 
 def test_no_secret_in_a_worker(crew: Crew, provider: DemoProvider) -> None:
@@ -307,22 +307,6 @@ def test_no_secret_in_a_worker(crew: Crew, provider: DemoProvider) -> None:
         assert leaks(seen, provider) == []
         assert "THG_" not in seen
         assert provider.token_url not in seen
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_memory_of_a_worker_is_closed(launch: Launcher, upstream: Upstream, tmp_path: Path) -> None:
-    """Other processes of the same user read neither the memory of a worker nor its environment (R149)."""
-    tmp_path.chmod(0o755)
-    program = "import os, sys; os.setuid(65534); os.execvp(sys.argv[1], sys.argv[1:])"
-    launch.prefix = (sys.executable, "-c", program)
-    crew = Crew(launch(upstream, "workers=2"))
-    attempt = "import os, sys; os.setuid(65534); open(sys.argv[1], 'rb')"
-    for name in ("mem", "environ"):
-        for pid in crew.pids():
-            done = subprocess.run(
-                [sys.executable, "-c", attempt, f"/proc/{pid}/{name}"], capture_output=True, text=True, check=False
-            )
-            assert "PermissionError" in done.stderr
 
 
 # Another configuration

@@ -1,5 +1,5 @@
+import platform
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,7 +212,7 @@ def test_keyring(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_elsewhere(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other systems know SO_REUSEPORT, too, and give all connections to one of those that share the port."""
-    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert problems("workers: 1") == []
     (problem,) = problems("workers: 2")
     assert problem.startswith("workers: must be 1 on this system: only Linux shares a port out between processes")
