@@ -14,7 +14,7 @@ lint: .venv/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: .venv/bench
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench --all
 
 fleet: .venv/test
 	$(BIN)/python -m tests.bench.fleet

@@ -262,8 +262,8 @@ class Admission:
             raise HeaderTooLarge
         if b"expect" in noted and noted[b"expect"].lower() != b"100-continue":
             raise ExpectationFailed
-        if message.chunked and noted[b"transfer-encoding"].lower() != b"chunked":
-            # A coding below the chunks would be lost with the field (RFC 9112 §6.1).
+        if b"transfer-encoding" in noted and noted[b"transfer-encoding"].lower() != b"chunked":
+            # A coding below the chunks would be lost with the field (RFC 9112 §6.1); the parser skips an empty one.
             raise BadRequest("The only transfer coding that is supported is chunked.")
         if message.chunked and message.version == HttpVersion10:
             # Its framing counts as faulty: whoever stands between may not know chunks (RFC 9112 §6.1).

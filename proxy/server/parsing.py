@@ -1,11 +1,12 @@
 """What aiohttp's request parser does, and does not say."""
 
+from collections.abc import Iterator
 from typing import NoReturn
 
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, _ErrInfo
 
 from proxy.errors import BadRequest, HeaderTooLarge
 
@@ -41,6 +42,16 @@ class ChunkedWire:
         """After `size` bytes on the wire, `gained` of which were the body's (RFC 9112 §7.1.1, R11)."""
         self._overhead = max(0, self._overhead + size - gained * _CHUNK_OVERHEAD)
         return self._overhead > MAX_CHUNK_OVERHEAD
+
+
+def head_ends(data: bytes) -> Iterator[int]:
+    """Where heads may end in `data`, the first ones; a body can look like one, which is no harm."""
+    end = 0
+    for _ in range(MAX_MSG_QUEUE_SIZE):
+        end = data.find(_HEAD_END, end) + len(_HEAD_END)
+        if end < len(_HEAD_END):
+            return
+        yield end
 
 
 def drops_bytes(data: bytes, payload: StreamReader, requests: int) -> bool:

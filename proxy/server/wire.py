@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from proxy.deadline import Deadline
 from proxy.errors import BadRequest, HeaderTooLarge, ProxyError, RequestTimeout
 from proxy.server.caller import is_gone
-from proxy.server.parsing import ChunkedWire, drops_bytes
+from proxy.server.parsing import ChunkedWire, drops_bytes, head_ends
 from proxy.settings import Settings
 from proxy.steps import Signal, Steps
 from proxy.tls import resume_reading
@@ -102,7 +102,10 @@ class ClientWire(web.RequestHandler):
         in_body = payload is not None and not payload.is_eof()
         queued = len(self._messages)
         self._chunks.saw(data)
-        super().data_received(data)
+        if in_body or (queued and not self._messages[-1][1].is_eof()):
+            super().data_received(data)
+        else:
+            self._read_heads(data)
         if self._messages:
             self._partial_head = 0
             message, newest = self._messages[-1]
@@ -118,11 +121,28 @@ class ClientWire(web.RequestHandler):
         elif in_body:
             self._body_progress(payload, len(data), payload.total_bytes - before)
 
+    def _read_heads(self, data: bytes) -> None:
+        """One after another: with an error, the parser drops what it has found before in the same bytes."""
+        begin = 0
+        for end in head_ends(data):
+            super().data_received(data[begin:end])
+            begin = end
+            newest = self._messages[-1][0] if self._messages else None
+            if isinstance(newest, _ErrInfo):
+                return
+            if newest is not None and newest.upgrade:
+                # It may have a body, and only the parser knows where that ends.
+                break
+        if begin < len(data) or not data:
+            super().data_received(data[begin:])
+
     def _fail_payloads(self) -> None:
         """The parser forgets the body that it was in when it met an error; its reader would wait for ever."""
-        for payload in (self._payload, *(payload for _, payload in self._messages)):
-            if payload is not None and not payload.is_eof():
-                payload.set_exception(BadRequest())
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(BadRequest())
+        # A request that waits for its turn, and whose body is wrong, is the one that is refused.
+        if len(self._messages) > 1 and not self._messages[-2][1].is_eof():
+            del self._messages[-2]
 
     def _head_progress(self, size: int) -> None:
         if not self._partial_head:

@@ -31,7 +31,8 @@ _BAD_IN_REASON = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 class Response:
     """Feed it, and `take` the body until `complete`. Until `head_done`, there is nothing of the final response.
 
-    `continued`: a `100 Continue` came. `switched`: a 101 that was asked for came. `length`: the Content-Length.
+    `head`: its bytes. `continued`: a `100 Continue` came. `switched`: a 101 that was asked for came. `length`: the
+    Content-Length.
     """
 
     __slots__ = (
@@ -117,7 +118,7 @@ class Response:
 
         `tail`: the tunnel's first bytes.
         """
-        self.fields = self._rules.read(self._head_lines()[1:])
+        self.fields = self._rules.read(_lines(*self._found_head())[1:])
         if not self._may_switch or self.fields.noted.get(b"upgrade", b"").strip().lower() != b"websocket":
             raise UpstreamProtocol
         self.head_done = self.switched = True
@@ -135,7 +136,8 @@ class Response:
 
     def on_headers_complete(self) -> None:
         """Called without the fields: they are lines of the head that the parser has found to be well-formed."""
-        status_line, *lines = self._head_lines()
+        head, end = self._found_head()
+        status_line, *lines = _lines(head, end)
         if len(lines) > MAX_FIELDS:
             raise _too_much_overhead()
         self.status = status = self._parser.get_status_code()
@@ -153,14 +155,15 @@ class Response:
         self._overhead = 0
         self._read_framing()
         self.head_done = True
+        self.head = head[:end]
         if self._bodiless or status in (_NO_CONTENT, _NOT_MODIFIED):
             # llhttp can't know of the first, and so takes a HEAD's answer without a length for one that ends by EOF.
-            self._end(keep_alive=self._agrees_to_keep_alive())
+            self._end(keep_alive=len(head) == end and self._agrees_to_keep_alive())
 
-    def _head_lines(self) -> list[bytes]:
-        """The status line and the lines of the fields. llhttp takes nothing but CRLF for a line end."""
+    def _found_head(self) -> tuple[bytes, int]:
+        """What has come of the message, and where the head in it ends."""
         head = self.head.lstrip(b"\r\n")
-        return head[: head.index(_HEAD_END) + 2].splitlines(keepends=True)
+        return head, head.index(_HEAD_END) + len(_HEAD_END)
 
     def _on_interim(self, status: int) -> None:
         if status == _SWITCHING_PROTOCOLS:
@@ -189,9 +192,7 @@ class Response:
 
     def on_body(self, piece: bytes) -> None:
         if self.complete:
-            # Bytes behind a response that can't have a body.
-            self.keep_alive = False
-            return
+            return  # behind a response that can't have a body
         self._pieces.append(piece)
         self.buffered += len(piece)
         self._overhead = 0
@@ -199,18 +200,21 @@ class Response:
     def on_message_complete(self) -> None:
         if self._interim:
             self._interim = False
-            self.head = self.head.partition(_HEAD_END)[2]
+            head, end = self._found_head()
+            self.head = head[end:]
         elif self.head_done and not self.complete:
             self._end(keep_alive=self._parser.should_keep_alive())
-        elif self._bodiless and self.chunked:
-            # The last chunk of a body that can't be there.
-            self.keep_alive = False
 
     def _end(self, *, keep_alive: bool) -> None:
         self.complete = True
         self.keep_alive = keep_alive
         # The parser holds our methods: as a cycle, the two would be left to the garbage collector.
         del self._parser
+
+
+def _lines(head: bytes, end: int) -> list[bytes]:
+    """The status line and the lines of the fields, with their ends: llhttp takes nothing but CRLF for one."""
+    return head[: end - 2].splitlines(keepends=True)
 
 
 def _too_much_overhead() -> UpstreamProtocol:

@@ -3,15 +3,24 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from .cases import CASES, FULL, QUICK, Bench, Case, Effort
-from .peers import ENVOY, PEERS, Peer, direct, program
-from .report import Progress, Row, as_json, machine, table
+from .cases import CASES
+from .goals import verdicts
+from .machine import facts
+from .measure import BenchError
+from .peers import PEERS, Peer, program
+from .profile import profile
+from .report import Progress, Row, as_json, table
+from .results import RESULTS, record
+from .stage import FULL, QUICK, Bench, Case, Effort
 from .upstream import serving
 
 
@@ -24,12 +33,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the peers end, too
     progress = Progress(sys.stderr)
     peers = _installed(progress)
-    cases = {name: CASES[name] for name in arguments.case or ["json"]}
-    with _bench(nginx, peers, QUICK if arguments.quick else FULL, progress) as bench:
+    known = facts(peers)
+    print("\n".join(f"{name}: {fact}" for name, fact in known.items()), flush=True)
+    with _bench(nginx, peers, _effort(arguments), progress) as bench:
+        if arguments.profile:
+            return _profiled(bench)
+        cases = {name: CASES[name] for name in (CASES if arguments.all else arguments.case or ["json"])}
         results = {name: _run(name, case, bench) for name, case in cases.items() if _possible(name, case, progress)}
+    print("\n" + "\n".join(verdicts(results)))
     if arguments.json:
-        figures = {"machine": machine(), "cases": {name: as_json(rows) for name, rows in results.items()}}
+        figures = {"machine": known, "cases": {name: as_json(rows) for name, rows in results.items()}}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if arguments.record:
+        record(shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]), known, results)
     return int(any(row.failure for rows in results.values() for row in rows))
 
 
@@ -37,9 +53,21 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     cases = "; ".join(f"{name}: {case.what}" for name, case in CASES.items())
     parser.add_argument("--case", action="append", choices=CASES, help=f"may be repeated, json if not given. {cases}")
+    parser.add_argument("--all", action="store_true", help="every case, which takes about 14 minutes")
     parser.add_argument("--quick", action="store_true", help="short rounds: shows that it works, not what it costs")
+    parser.add_argument("--requests", type=int, metavar="N", help="of the memory case; 1,000,000, or 50,000 if quick")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round")
-    return parser.parse_args()
+    parser.add_argument("--record", action="store_true", help=f"append the tables to {RESULTS.name}")
+    parser.add_argument("--profile", action="store_true", help="instead: where the CPU of a request to thg-proxy goes")
+    arguments = parser.parse_args()
+    if arguments.record and arguments.quick:
+        parser.error("--record: figures of --quick are not worth keeping")
+    return arguments
+
+
+def _effort(arguments: argparse.Namespace) -> Effort:
+    effort = QUICK if arguments.quick else FULL
+    return replace(effort, requests=arguments.requests or effort.requests)
 
 
 def _installed(progress: Progress) -> tuple[Peer, ...]:
@@ -58,7 +86,7 @@ def _bench(nginx: str, peers: tuple[Peer, ...], effort: Effort, progress: Progre
         progress.say("one core only: rates and latencies are those of all processes together")
     os.sched_setaffinity(0, {load_core})
     with serving(nginx, load_core, effort.bulk) as (upstream, pid):
-        yield Bench(upstream, direct(upstream, pid), peers, peer_core, effort, progress)
+        yield Bench(upstream, pid, peers, peer_core, effort, progress)
 
 
 def _possible(name: str, case: Case, progress: Progress) -> bool:
@@ -68,11 +96,21 @@ def _possible(name: str, case: Case, progress: Progress) -> bool:
     return True
 
 
+def _profiled(bench: Bench) -> int:
+    try:
+        profile(bench)
+    except BenchError as exc:
+        bench.progress.say(str(exc))
+        return 1
+    return 0
+
+
 def _run(name: str, case: Case, bench: Bench) -> list[Row]:
     print(f"\n{name}: {case.what}", flush=True)
-    rows = case.run(bench)
-    bench.progress.clear()
-    print(table(case.columns, rows, ENVOY), flush=True)
+    begin = time.monotonic()
+    rows = case.run(replace(bench, peers=tuple(peer for peer in bench.peers if name not in peer.skips)))
+    bench.progress.say(f"in {time.monotonic() - begin:.0f} s")
+    print(table(case.columns, rows), flush=True)
     return rows
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+_SCRIPT = Path(__file__).parent / "conf" / "load.lua"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -66,12 +67,13 @@ def _processes() -> Iterator[Stat]:
 
 @dataclass(frozen=True)
 class Load:
-    """One run of `wrk --latency`: `rate` in requests per second, latencies in seconds."""
+    """One run of `wrk --latency` with conf/load.lua: `rate` in requests per second, latencies in seconds."""
 
     requests: int
     rate: float
     p50: float
     p99: float
+    p999: float
 
     @classmethod
     def parse(cls, report: str) -> Self:
@@ -81,7 +83,11 @@ class Load:
         if errors or not requests:
             raise BenchError(f"wrk: {'; '.join(errors) or 'no request was answered'}")
         rate = float(_found(r"Requests/sec:\s+([\d.]+)", report)[1])
-        return cls(requests, rate, _latency(50, report), _latency(99, report))
+        return cls(requests, rate, *(_latency(percentile, report) for percentile in ("50", "99", "99.9")))
+
+    @property
+    def seconds(self) -> float:
+        return self.requests / self.rate
 
 
 def _found(pattern: str, report: str) -> re.Match[str]:
@@ -91,17 +97,16 @@ def _found(pattern: str, report: str) -> re.Match[str]:
     return match
 
 
-def _latency(percentile: int, report: str) -> float:
-    match = _found(rf"^\s*{percentile}%\s+([\d.]+)(us|ms|s|m|h)$", report)
+def _latency(percentile: str, report: str) -> float:
+    match = _found(rf"^\s*{re.escape(percentile)}%\s+([\d.]+)(us|ms|s|m|h)$", report)
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def wrk(url: str, *, seconds: int, connections: int, script: Path | None, headers: tuple[str, ...]) -> Load:
-    """Runs `wrk` with one thread."""
-    command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    command += ["-s", str(script)] if script else []
+def wrk(url: str, *, seconds: int, connections: int, body: int, headers: tuple[str, ...]) -> Load:
+    """Runs `wrk` with one thread: GET, or POST of so many bytes."""
+    command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT)]
     command += [argument for header in headers for argument in ("-H", header)]
-    done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, url, *([str(body)] if body else [])], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"wrk: {done.stderr.strip()}")
     return Load.parse(done.stdout)

@@ -1,6 +1,5 @@
 """Starts a process on a given core, waits until it serves, and ends it by its id."""
 
-import http
 import http.client
 import os
 import socket
@@ -16,6 +15,7 @@ from .measure import BenchError
 ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 30.0
+_FETCH_TIMEOUT = 1.0
 _POLL = 0.002
 _LAST_LINES = 5
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is not for loopback
@@ -31,9 +31,11 @@ def free_port() -> int:
 def running(command: Sequence[str], ready: str, log: Path, environment: Mapping[str, str], core: int) -> Iterator[int]:
     """The id of a process on that core that answers 200 at `ready` (an `http://` URL); its output goes to `log`.
 
-    Raises `BenchError` if it ends or 30 seconds pass before that.
+    It appends there, so that the log can be emptied meanwhile. Raises `BenchError` if it ends or 30 seconds pass before
+    it answers.
     """
-    with log.open("wb") as output, _on_core(core):
+    log.unlink(missing_ok=True)
+    with log.open("ab") as output, _on_core(core):
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
@@ -67,10 +69,16 @@ def _wait(process: subprocess.Popen[bytes], ready: str, log: Path) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with _OPENER.open(url, timeout=1) as answer:
-            return bool(answer.status == http.HTTPStatus.OK)
+        fetch(url)
     except (OSError, http.client.HTTPException):
         return False
+    return True
+
+
+def fetch(url: str) -> str:
+    """What is at an `http://` URL of this machine. Raises OSError if the status is not a good one."""
+    with _OPENER.open(url, timeout=_FETCH_TIMEOUT) as answer:
+        return str(answer.read(), "utf-8")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

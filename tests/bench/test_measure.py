@@ -20,6 +20,7 @@ Running 5s test @ http://127.0.0.1:8080
   185521 requests in 5.01s, 60.33MB read
 Requests/sec:  37034.16
 Transfer/sec:     12.04MB
+   99.9%  21930.00us
 """
 STAT = (
     "4242 ((python) 3: x) S 17 4242 4242 0 -1 4194304 9000 0 12 0 150 50 7 3 20 0 4 0 30000 310000000 12500 "
@@ -32,7 +33,8 @@ def test_wrk_report_is_read() -> None:
     load = Load.parse(REPORT)
 
     assert (load.requests, load.rate) == (185521, 37034.16)
-    assert (load.p50, load.p99) == pytest.approx((0.00081, 0.00889))
+    assert (load.p50, load.p99, load.p999) == pytest.approx((0.00081, 0.00889, 0.02193))
+    assert load.seconds == pytest.approx(5.01, rel=0.001)
 
 
 @pytest.mark.parametrize(

@@ -7,42 +7,64 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
+from typing import Self
 
-from proxy.demo.certificates import CertificateAuthority
+from proxy.demo.certificates import Certificate, CertificateAuthority
 
 from .processes import free_port, running
 
 _CONF = Path(__file__).with_name("conf")
 _ANSWER = json.dumps({"status": "ok", "vehicles": [{"id": number, "state": "parked"} for number in range(100, 105)]})
 _PIECE = 1 << 20
+_CONNECTIONS = 1024
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """What the peers and the load need to know of the API.
+    """What the peers and the load need to know: where the API is, and what a case wants of a peer beside forwarding.
 
     `folder` holds logs and configurations and is removed in the end; `sparse` is the file that the bulk case moves;
-    `token` is opaque.
+    `token` is opaque; `clients` is the number of connections that a peer must hold beside those of the load.
     """
 
     folder: Path
     port: int
+    plain_port: int
     token_port: int
+    certificate: Certificate
     ca: Path
     sparse: Path
     token: str
+    scheme: str = "https"
+    access_log: bool = False
+    websocket: bool = False
+    clients: int = 0
 
     def render(self, template: str, **values: object) -> Path:
-        """Fills in the `${names}` of `conf/<template>`; `$$` stands for a dollar sign."""
-        known = {"folder": self.folder, "upstream_port": self.port, "token_port": self.token_port}
-        known |= {"ca": self.ca, "sparse": self.sparse, "token": self.token}
+        """Fills in the `${names}` of `conf/<template>`; `$$` stands for a dollar sign.
+
+        `${if_log}` and its like make a comment of the line where they are not true.
+        """
+        known = {"folder": self.folder, "scheme": self.scheme, "upstream_port": self.port}
+        known |= {"plain_port": self.plain_port, "token_port": self.token_port, "ca": self.ca}
+        known |= {"sparse": self.sparse, "token": self.token, "connections": _CONNECTIONS + self.clients}
+        for name, wanted in (("log", self.access_log), ("websocket", self.websocket)):
+            known |= {f"if_{name}": "" if wanted else "#", f"unless_{name}": "#" if wanted else ""}
         file = self.folder / template
         file.write_text(Template((_CONF / template).read_text()).substitute(known | values))
         return file
+
+    def plain(self) -> Self:
+        """The same API without TLS."""
+        return replace(self, scheme="http", port=self.plain_port)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://localhost:{self.port}"
 
 
 @contextmanager
@@ -51,19 +73,20 @@ def serving(nginx: str, core: int, bulk_size: int) -> Iterator[tuple[Upstream, i
     with TemporaryDirectory(prefix="thg-proxy-bench-") as name, _sink() as sink_port:
         folder = Path(name)
         authority = CertificateAuthority(folder)
-        certificate = authority.issue("localhost", "127.0.0.1")
         upstream = Upstream(
             folder=folder,
             port=free_port(),
+            plain_port=free_port(),
             token_port=free_port(),
+            certificate=authority.issue("localhost", "127.0.0.1"),
             ca=authority.ca_file,
             sparse=_sparse(folder / "sparse", bulk_size),
             token=secrets.token_urlsafe(450),  # 600 characters, about as long as a JWT
         )
         config = upstream.render(
             "upstream.conf",
-            certificate=certificate.cert_file,
-            key=certificate.key_file,
+            certificate=upstream.certificate.cert_file,
+            key=upstream.certificate.key_file,
             answer=_ANSWER,
             sink_port=sink_port,
         )

@@ -57,7 +57,7 @@ def compare(arrived: list[oracle.Request], meant: list[oracle.Request], answer: 
     methods = [request.method for request in meant] + [b"GET"] * 3
     reading = oracle.responses(answer, methods, ended=ended)
     assert set(reading.interim) <= {100}
-    # aiohttp drops a request that came in one piece with nonsense: the answer to both has a body, were it to a HEAD.
+    # A request whose body is nonsense in the same piece is answered as nonsense is: with a body, were it a HEAD.
     assert not reading.rest or (ended and reading.rest.startswith(b'{"type": "urn:thg-proxy:bad_request"'))
     served = [(number, response) for number, response in enumerate(reading.responses) if response.values(b"x-served")]
     assert [response.values(b"x-served") for _, response in served] == [[b"%d" % k] for k in range(len(served))]

@@ -238,6 +238,11 @@ CASES = {
         b"HTTP/1.1 200 OK\r\nX-B: 1\r\nContent-Length: 2\r\n\r\nok",
         ok(lines=(b"X-B: 1\r\n",)),
     ),
+    "interim behind empty lines": Case(
+        b"\r\n\r\nHTTP/1.1 103 E\r\nLink: </a>\r\nContent-Length: 3\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\nX-B: 1\r\n"
+        b"Content-Length: 2\r\n\r\nok",
+        ok(lines=(b"X-B: 1\r\n",)),
+    ),
     "interim with a length": Case(
         b"HTTP/1.1 103 E\r\nContent-Length: 5\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", ok()
     ),
@@ -276,6 +281,11 @@ CASES = {
     "head with a response": Case(
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         ok(b"", length=9, reusable=False),
+        bodiless=True,
+    ),
+    "head with the beginning of a chunk": Case(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\n",
+        ok(b"", length=None, chunked=True, reusable=False),
         bodiless=True,
     ),
     "204 with a body": Case(
