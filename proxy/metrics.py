@@ -44,8 +44,9 @@ class Counts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class WorkerStatus(NamedTuple):
-    """A process that serves the data port. `state`: starting, serving, stopping or ended; `started`: Unix seconds;
-    `restarts`: how many before it have died in its place.
+    """A process that serves the data port. `started`: Unix seconds; `restarts`: how many have died in its place.
+
+    `state`: starting, serving, stuck, stopping or ended.
     """
 
     pid: int

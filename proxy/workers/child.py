@@ -45,7 +45,13 @@ _LAST_WORDS = 1.0
 def run(control: int) -> int:
     """Serves until the parent has had enough, or has gone; returns the exit code. `control`: its end of the channel."""
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_Worker().serve(socket.socket(fileno=control)))
+        return runner.run(_Worker().serve(_inherited(control)))
+
+
+def _inherited(fd: int) -> socket.socket:
+    inherited = socket.socket(fileno=fd)
+    inherited.set_inheritable(False)
+    return inherited
 
 
 class _Worker:
@@ -113,7 +119,7 @@ class _Worker:
 
     def _start(self, number: int, descriptors: Iterable[Iterable[int]]) -> None:
         self._number = number
-        opened = {fd: socket.socket(fileno=fd) for fd in {fd for each in descriptors for fd in each}}
+        opened = {fd: _inherited(fd) for fd in {fd for each in descriptors for fd in each}}
         self._sockets = [[opened[fd] for fd in each] for each in descriptors]
 
     def _configure(self, version: int, source: int, settings: Settings) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
+from typing import NoReturn
 from weakref import WeakValueDictionary
 
 from proxy.credential import Loan
@@ -62,7 +63,7 @@ class Workers:
         self._questions = 0
         self._workers: dict[int, Worker] = {}
         self._restarts = {number: Restarts() for number in range(1, len(sockets) + 1)}
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: list[asyncio.Task[object]] = []
         self._is_draining = False
         self._has_served = False
         self._news = asyncio.Event()
@@ -72,6 +73,7 @@ class Workers:
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         self._keepers = [loop.create_task(self._keep(number)) for number in self._restarts]
+        self._keepers.append(loop.create_task(self._notice_silence()))
         await self._until(lambda: self._has_served or all(each.count for each in self._restarts.values()))
         if not self._has_served:
             raise StartError("workers: none could start; the log says why")
@@ -106,6 +108,16 @@ class Workers:
         code = await worker.ended()
         self._changed()
         return {"pid": worker.pid} | ({"exit_code": code} if code >= 0 else {"signal": signal.Signals(-code).name})
+
+    async def _notice_silence(self) -> NoReturn:
+        """Counted in turns of this loop: where the whole machine stands still nobody is silent."""
+        while True:
+            await asyncio.sleep(1)
+            for worker in self._workers.values():
+                if worker.has_got_stuck():
+                    effect = "others serve in its place; it is ended if that goes on"
+                    self._log.warning("worker_stuck", worker=worker.number, pid=worker.pid, effect=effect)
+            self._changed()
 
     def _changed(self) -> None:
         """Something is not as it was: whoever waits for that looks again."""
@@ -144,8 +156,9 @@ class Workers:
         version = self._version
         await within(_RELOAD_WAIT, self._until(lambda: all(worker.has_configured(version) for worker in workers)))
         for worker in workers:
-            if worker.configured.problem:
-                self._log.error("reload_failed", worker=worker.number, reason=worker.configured.problem)
+            if worker.configured.version == version and worker.configured.problem:
+                effect = "the worker goes on with its old configuration"
+                self._log.error("reload_failed", worker=worker.number, reason=worker.configured.problem, effect=effect)
 
     def _obey(self, settings: Settings, tokens: TokenSource) -> None:
         self._settings = settings
@@ -184,7 +197,8 @@ class Workers:
     async def update(self) -> None:
         self._questions += 1
         question = self._questions
-        workers = [worker for worker in self._workers.values() if worker.state == "serving" and not worker.is_clogged]
+        asked = ("serving", "stopping")
+        workers = [worker for worker in self._workers.values() if worker.state in asked and not worker.is_clogged]
         for worker in workers:
             worker.send(Tell(question))
         await within(_REPORT_WAIT, self._until(lambda: all(worker.has_told(question) for worker in workers)))
@@ -229,7 +243,7 @@ class Workers:
         await within(_TO_HURRY, self._until(self._have_all_ended))
 
     def _have_all_ended(self) -> bool:
-        return all(worker.state == "ended" for worker in self._workers.values())
+        return all(worker.has_exited for worker in self._workers.values())
 
     async def close(self) -> None:
         self._is_draining = True

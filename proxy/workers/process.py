@@ -27,6 +27,8 @@ from proxy.workers.protocol import (
     ToWorker,
 )
 
+# Seconds without a report after which others stand in for a worker, and after which it is ended.
+STUCK, LOST = 3, 10
 # Seconds from the last word of a worker to the end of its process.
 _TO_EXIT = 5.0
 # Of the environment, workers get what an interpreter and its libraries go by. A secret can have any other name.
@@ -40,8 +42,8 @@ class Worker:
     """A process that serves, or will.
 
     `source`: the token source of a number; `reported` gets each report; `news`: called when its state may be another.
-    `state`: starting, serving, stopping or ended. `watched`: the workers on whose sockets it accepts. `report`: its
-    last one. `configured`: what it said last of a configuration.
+    `state`: starting, serving, stuck, stopping or ended; `has_exited`: and its process, too. `watched`: the workers on
+    whose sockets it accepts. `report`: its last one. `configured`: what it said last of a configuration.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class Worker:
         self.number = number
         self.started = time.time()
         self.state = "starting"
+        self.has_exited = False
         self.watched: tuple[int, ...] = ()
         self.report: Report | None = None
         self.configured = Configured(0)
+        self._silence = 0
         self._source = source
         self._reported = reported
         self._news = news
@@ -67,20 +71,14 @@ class Worker:
 
     async def start(self, sockets: Collection[Collection[socket.socket]]) -> None:
         """Raises OSError."""
+        descriptors = tuple(tuple(listening.fileno() for listening in each) for each in sockets)
         ours, its = socket.socketpair()
-        with its:
-            descriptors = tuple(tuple(listening.fileno() for listening in each) for each in sockets)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                # What the working directory holds is not imported.
-                "-P",
-                "-m",
-                "proxy.workers",
-                str(its.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds={its.fileno(), *(fd for each in descriptors for fd in each)},
-                env=environment(os.environ, sys.path),
-            )
+        try:
+            with its:
+                self._process = await _spawn(its.fileno(), {fd for each in descriptors for fd in each})
+        except OSError:
+            ours.close()
+            raise
         await self._channel.open(ours)
         self.send(Start(self.number, descriptors))
 
@@ -105,22 +103,33 @@ class Worker:
         """Or can't any more."""
         return (self.report is not None and self.report.answers >= question) or self.state == "ended"
 
+    def has_got_stuck(self) -> bool:
+        """Asked every second, in which a report should come: one that does not report does not serve."""
+        if self.state in ("serving", "stuck"):
+            self._silence += 1
+        if self._silence == LOST:
+            self.kill()
+        if self._silence != STUCK:
+            return False
+        self.state = "stuck"
+        return True
+
     def send(self, message: ToWorker) -> None:
         self._channel.send(message)
 
     def drain(self) -> None:
         """One that has not begun to serve has nothing to end."""
-        if self.state == "serving":
+        if self.state == "starting":
+            self.kill()
+        elif self.state != "ended":
             self.state = "stopping"
             self.send(Drain())
-        elif self.state == "starting":
-            self.kill()
 
     async def ended(self) -> int:
         """Its exit code, or minus the signal that ended it; by then all that it had to say has been heard."""
         process = cast(asyncio.subprocess.Process, self._process)
         await self._channel.gone()
-        self.state = "stopping"
+        self.state = "ended"
         self._news()
         for task in self._answers.values():
             task.cancel()
@@ -131,7 +140,7 @@ class Worker:
             self.kill()
             return await process.wait()
         finally:
-            self.state = "ended"
+            self.has_exited = True
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -152,9 +161,15 @@ class Worker:
             case Serving() if self.state == "starting":
                 self.state = "serving"
             case Report():
-                self.report = message
-                self._reported(message)
+                self._report(message)
         self._news()
+
+    def _report(self, report: Report) -> None:
+        self.report = report
+        self._silence = 0
+        if self.state == "stuck":
+            self.state = "serving"
+        self._reported(report)
 
     def _answer(self, question: int, source: int, ask: Callable[[TokenSource], Awaitable[object]]) -> None:
         async def answer() -> None:
@@ -170,6 +185,20 @@ class Worker:
 
         task = self._answers[question] = asyncio.get_running_loop().create_task(answer())
         task.add_done_callback(lambda _: self._answers.pop(question, None))
+
+
+async def _spawn(control: int, sockets: Collection[int]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        # What the working directory holds is not imported.
+        "-P",
+        "-m",
+        "proxy.workers",
+        str(control),
+        stdin=asyncio.subprocess.DEVNULL,
+        pass_fds=(control, *sockets),
+        env=environment(os.environ, sys.path),
+    )
 
 
 def environment(environ: Mapping[str, str], path: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -97,38 +97,41 @@ def test_under_load(crew: Crew) -> None:
     assert counts == sorted(counts)
 
 
+def test_a_worker_gets_stuck(crew: Crew) -> None:
+    """The others serve in the place of one that does not come to it, until it does; one that never does is ended."""
+    proxy, pids = crew.proxy, crew.pids()
+    with crew.connected() as clients:
+        crew.kill(1, signal.SIGSTOP)
+        until(lambda: crew.statuses()[0]["state"] == "stuck")
+        assert proxy.metric("thg_proxy_workers") == 1
+        for _ in range(20):
+            with proxy.connect() as caller:
+                assert caller.get().status == 200
+        crew.kill(1, signal.SIGCONT)
+        until(crew.is_complete, "there again")
+        assert clients[1][0].get().status == 200
+    with crew.connected() as clients:
+        assert clients.keys() == {1, 2}
+    assert crew.pids() == pids
+
+    crew.kill(1, signal.SIGSTOP)
+    until(lambda: proxy.log_lines("worker_died"))
+    until(crew.is_complete, "there again")
+    assert [line["pid"] for line in proxy.log_lines("worker_stuck")] == [pids[0]] * 2
+
+
 def test_who_waited_for_it(crew: Crew) -> None:
     """What waits in the queue of a worker that dies is served by the other one."""
-    crew.kill(1, signal.SIGSTOP)
     with ExitStack() as opened:
-        waiting: list[Client] = []
-        # Until three, at least, have come to the one that is stopped: it does not answer, while the other one does.
-        while len(waiting) < 3:
-            client = opened.enter_context(crew.proxy.connect())
+        crew.kill(1, signal.SIGSTOP)
+        # About half of them are in its queue.
+        clients = [opened.enter_context(crew.proxy.connect()) for _ in range(20)]
+        for client in clients:
             client.send(request(b"GET", b"/a"))
-            if not answers_before(client, crew):
-                waiting.append(client)
         crew.kill(1)
-        assert [client.response().status for client in waiting] == [200] * len(waiting)
-        assert {crew.number_for(client) for client in waiting} == {2}
+        assert [client.response().status for client in clients] == [200] * 20
+        assert {crew.number_for(client) for client in clients} == {2}
     until(crew.is_complete, "there again")
-
-
-def answers_before(client: Client, crew: Crew) -> bool:
-    """Is there an answer by the time in which the other worker has served several requests?"""
-    others = 0
-    while others < 5:
-        with crew.proxy.connect() as other:
-            other.sock.settimeout(0.05)
-            with suppress(TimeoutError):
-                others += other.get().status == 200
-    client.sock.settimeout(0.05)
-    try:
-        return bool(client.sock.recv(1, socket.MSG_PEEK))
-    except TimeoutError:
-        return False
-    finally:
-        client.sock.settimeout(TIMEOUT)
 
 
 def test_one_that_can_t_come_back(
