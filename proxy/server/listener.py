@@ -20,7 +20,8 @@ class Listener:
     """Accepts on `sockets`, which it owns, until it is closed: on all of them, or on those that `watch` names.
 
     `count`: how many connections there are; `limit`: how many there may be. Who comes too many waits in the kernel's
-    queue (R160). aiofastnet's own server would spin.
+    queue (R160). aiofastnet's own server would spin. `at_once`: how many are taken in a turn of the loop, so that other
+    processes that accept on the same sockets get their part.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Listener:
         *,
         count: Callable[[], int],
         limit: Callable[[], float],
+        at_once: float = inf,
         tls: ssl.SSLContext | None = None,
         handshake_timeout: float | None = None,
     ) -> None:
@@ -39,6 +41,7 @@ class Listener:
         self._log = log
         self._count = count
         self._limit = limit
+        self._at_once = at_once
         self._tls = tls
         self._handshake_timeout = handshake_timeout
         self._quiet_until = -inf
@@ -64,7 +67,7 @@ class Listener:
         for listening in self._sockets:
             self._forget(listening)
             # What is left in the queue would be reset, with the request that its client may have sent already.
-            self._take(listening)
+            self._take(listening, inf)
             close(listening)
         self._sockets.clear()
 
@@ -84,19 +87,22 @@ class Listener:
         self._loop.add_reader(listening, self._accept, listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        reason = self._take(listening)
+        reason = self._take(listening, self._at_once)
         if reason is not None:
             self._loop.remove_reader(listening)
             self._report(listening, reason)
             self._pauses[listening] = self._loop.call_later(_RETRY, self._watch, listening)
 
-    def _take(self, listening: socket.socket) -> str | None:
-        """All that the kernel has made; why no more than that can be had for a while, if so."""
+    def _take(self, listening: socket.socket, most: float) -> str | None:
+        """At most so many of those that the kernel has made; why there can be no more for a while, if so."""
         try:
             while len(self._opening) + self._count() < self._limit():
                 accepted, _ = listening.accept()
                 accepted.settimeout(0)
                 self._open(accepted)
+                most -= 1
+                if not most:
+                    return None
         except BlockingIOError:
             return None
         except OSError as exc:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from proxy.engine import Engine, Tokens, open_exporter
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class OwnPlane:
-    """Accepts on `sockets`, which it owns, and serves with the engine in force. Raises StartError."""
+    """Accepts on `sockets`, which it owns, and serves with the engine in force. Raises StartError.
+
+    `at_once`: as of a Listener.
+    """
 
     # Those of others: its own are known to this process already.
     lag = 0.0
@@ -37,6 +41,7 @@ class OwnPlane:
         sockets: Sequence[socket.socket],
         tls: ssl.SSLContext | None,
         *,
+        at_once: float = inf,
         traffic: Traffic,
         log: Log,
     ) -> None:
@@ -53,6 +58,7 @@ class OwnPlane:
             log,
             count=lambda: serving.connections.count,
             limit=lambda: descriptors.for_clients(serving.engine.settings.upstream.max_connections),
+            at_once=at_once,
             tls=tls,
             # A client that stalls in the handshake is one that stalls in the head.
             handshake_timeout=engine.settings.listen.header_timeout if tls else None,

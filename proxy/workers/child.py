@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import NoReturn
 from weakref import WeakValueDictionary
 
@@ -156,7 +157,9 @@ class _Worker:
         tls = server_context(settings.listen.tls, "listen.tls")
         engine = Engine(settings, tokens, pool, open_exporter(settings.tracing, self._log))
         sockets = {listening for each in self._sockets for listening in each}
-        self._plane = OwnPlane(engine, list(sockets), tls, traffic=self._traffic, log=self._log)
+        # A Unix socket is the same for all workers.
+        at_once = 1 if settings.listen.address.path is not None else inf
+        self._plane = OwnPlane(engine, list(sockets), tls, at_once=at_once, traffic=self._traffic, log=self._log)
         self._plane.watch(())
 
     def _lend(self, source: int, loan: Loan) -> None:

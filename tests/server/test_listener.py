@@ -45,7 +45,9 @@ class Noticed(io.StringIO):
 
 
 class Scene:
-    def __init__(self, sockets: Sequence[socket.socket], limit: Callable[[], float]) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], limit: Callable[[], float] = lambda: inf, at_once: float = inf
+    ) -> None:
         self.connections = Connections()
         self.log = Noticed()
         self.address = sockets[0].getsockname()
@@ -55,6 +57,7 @@ class Scene:
             Log(self.log),
             count=lambda: self.connections.count,
             limit=limit,
+            at_once=at_once,
         )
 
     async def connect(self) -> "Caller":
@@ -174,6 +177,26 @@ def test_watch() -> None:
             await caller.leave()
 
     play(story, watched, left)
+
+
+def test_one_at_a_time() -> None:
+    """Of many that come at once to a socket that two accept on, each gets a part."""
+
+    async def story(_scene: Scene) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        both = [Scene([each], at_once=1) for each in (listening, listening.dup())]
+        callers = [socket.create_connection(listening.getsockname(), TIMEOUT) for _ in range(20)]
+        loop = asyncio.get_running_loop()
+        for caller in callers:
+            caller.settimeout(0)
+            assert await loop.sock_recv(caller, 5) == b"hello"
+        assert min(scene.connections.count for scene in both) > 5
+        for scene in both:
+            scene.listener.close()
+        for caller in callers:
+            caller.close()
+
+    play(story)
 
 
 def test_close_takes_what_was_left() -> None:
