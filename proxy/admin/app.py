@@ -105,13 +105,11 @@ class AdminParts:
     refresh: Callable[[], Awaitable[bool]]
     stop: Callable[[], None]
 
-    @property
-    def is_served(self) -> bool:
-        """Is there a process that serves the data port?"""
-        return any(worker.state in ("serving", "stopping") for worker in self.workers())
+    def count_serving(self) -> int:
+        return sum(worker.state in ("serving", "stopping") for worker in self.workers())
 
     def readiness(self) -> Readiness:
-        return readiness(self.token(), is_served=self.is_served, stopping=self.stopping())
+        return readiness(self.token(), is_served=self.count_serving() > 0, stopping=self.stopping())
 
 
 class AdminPort(web.Server):
@@ -251,6 +249,7 @@ class AdminPort(web.Server):
         return Facts(
             token=token,
             clock_skew=samples(parts.metrics.clock_skew)["thg_proxy_clock_skew_seconds"],
+            workers=Use(parts.count_serving(), parts.settings().workers),
             in_flight=Use(parts.metrics.traffic.in_flight, parts.settings().limits.max_in_flight),
             descriptors=None if (found := parts.descriptors()) is None else Use(*found),
             requests=requests,
