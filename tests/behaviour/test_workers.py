@@ -27,6 +27,7 @@ from tests.behaviour.crew import TWO, Crew
 from tests.behaviour.running import Launch, Launcher, until
 from tests.behaviour.test_inbound import connect_tls, connect_unix
 from tests.behaviour.test_reload import Configured, reloads
+from tests.collector import spans
 from tests.peers import OK, TIMEOUT, Minting, Received, Upstream, http_answer, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems don't share a port out")
@@ -296,6 +297,32 @@ def test_dropped_log_lines(launch: Launcher, upstream: Upstream) -> None:
         with proxy.connect() as client:
             assert client.get().status == 200
     until(lambda: proxy.metric("thg_proxy_log_lines_dropped_total") >= 20)
+
+
+def test_spans(launch: Launcher, upstream: Upstream) -> None:
+    """Each worker sends the spans of its requests, the last ones before it ends (R168)."""
+    with Upstream(answer=http_answer(200, b"")) as collector:
+        crew = Crew(launch(upstream, *TWO, f"tracing.otlp_endpoint={collector.url}"))
+        with crew.connected() as clients:
+            for client, *_ in clients.values():
+                assert client.get(b"/last").status == 200
+        assert crew.proxy.stop() == 0
+        ids = [span.span_id.hex() for span in spans(collector.requests)]
+    told = [received.values(b"traceparent")[0].split(b"-")[2].decode() for received in upstream.requests]
+    assert sorted(ids) == sorted(told)
+    assert len(collector.requests) >= 2
+
+
+def test_service_manager(launch: Launcher, upstream: Upstream, tmp_path: Path) -> None:
+    """The service manager is told that the proxy is ready when a worker serves, and by nobody but the parent."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(TIMEOUT)
+        proxy = launch(upstream, *TWO, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        assert manager.recv(4096) == b"READY=1"
+        assert proxy.log_lines("worker_serving")
+        for pid in Crew(proxy).pids():
+            assert "NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_text()
 
 
 def test_no_secret_in_a_worker(crew: Crew, provider: DemoProvider) -> None:
