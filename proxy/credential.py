@@ -1,7 +1,9 @@
 """What others get to see of the token: what goes on the wire, and what operators may know."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from proxy.core.lifecycle import Now
 from proxy.core.secret import Secret
 
 
@@ -24,6 +26,14 @@ class Credential:
 
     def __repr__(self) -> str:
         return f"Credential(***, generation={self.generation})"
+
+
+class Loan(NamedTuple):
+    """An access token for somebody else to send, `until` then by either clock."""
+
+    token: Secret
+    generation: int
+    until: Now
 
 
 @dataclass(frozen=True, slots=True)

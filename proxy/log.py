@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, TextIO
 
 import msgspec
@@ -104,10 +105,22 @@ class Entry(Protocol):
 
 
 class Log:
-    """Writes events to `stream`. `stream` is None where the process was started with it closed."""
+    """Writes events to `stream`, each with the fields of `common`.
 
-    def __init__(self, stream: TextIO | None, level: Level = "info", style: Style = "json") -> None:
+    `stream` is None where the process was started with it closed.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None,
+        level: Level = "info",
+        style: Style = "json",
+        *,
+        common: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         self._stream = stream
+        self._common = dict(common)
+        self._common_json = b"".join(b"," + _encode_json({name: value})[1:-1] for name, value in common.items())
         self._writer = writer_for(stream, self._missing)
         self._use(level, style)
 
@@ -151,23 +164,23 @@ class Log:
     def _entry_line(self, event: str, entry: "Entry") -> bytes:
         if self._render is not _json:
             return self._line("info", event, entry.fields())
-        return b"%b,%b}\n" % (_json_begin(time.time(), "info", event), entry.json())
+        return b"%b%b,%b}\n" % (_json_begin(time.time(), "info", event), self._common_json, entry.json())
 
-    def _emit(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
+    def _emit(self, level: Level, event: str, fields: dict[str, object]) -> None:
         if self.enabled(level):
             self._writer.write(self._line(level, event, fields))
 
-    def _line(self, level: Level, event: str, fields: Mapping[str, object]) -> bytes:
-        plain = {name: _scalar(value) for name, value in fields.items()}
+    def _line(self, level: Level, event: str, fields: dict[str, object]) -> bytes:
+        plain = {name: _scalar(value) for name, value in (self._common | fields).items()}
         return self._render(time.time(), level, one_line(event), plain) + b"\n"
 
     def _missing(self, count: int) -> bytes:
         return self._line("warning", "log_lines_dropped", {"count": count}) if self.enabled("warning") else b""
 
 
-def log_for(config: settings.Log, stream: TextIO | None) -> Log:
-    """The log that the configuration asks for."""
-    log = Log(stream)
+def log_for(config: settings.Log, stream: TextIO | None, **common: object) -> Log:
+    """The log that the configuration asks for, with the fields of `common` on each line."""
+    log = Log(stream, common=common)
     log.obey(config)
     return log
 

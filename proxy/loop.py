@@ -1,13 +1,15 @@
-"""The event loop: uvloop, where there is one."""
+"""The event loop: uvloop, where there is one, and how late it is."""
 
 import asyncio
 import select
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVarTuple
+from typing import Any, NoReturn, TypeVarTuple
 
 _Ts = TypeVarTuple("_Ts")
+
+_LAG_INTERVAL = 1.0
 
 if sys.platform == "linux":
     import uvloop
@@ -68,3 +70,12 @@ def loop_factory() -> asyncio.AbstractEventLoop:
     else:
         # That of the proactor, the default, tells nobody that a socket is ready.
         return asyncio.SelectorEventLoop()
+
+
+async def measure_lag(tell: Callable[[float], object]) -> NoReturn:
+    """How late the loop runs a timer is how long a request may have to wait for it."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LAG_INTERVAL
+        await asyncio.sleep(_LAG_INTERVAL)
+        tell(max(0.0, loop.time() - due))

@@ -8,8 +8,10 @@ import platform
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
@@ -25,6 +27,35 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+Key = TypeVar("Key")
+
+
+class Counts(msgspec.Struct, frozen=True, array_like=True):
+    """What was counted in a while, as it goes from one process to another."""
+
+    requests: dict[tuple[str, int, str], int]
+    errors: dict[str, int]
+    connects: dict[str, int]
+    replays: dict[str, int]
+    durations: tuple[list[int], float]
+    ttfbs: tuple[list[int], float]
+    request_bytes: int
+    response_bytes: int
+
+
+class WorkerStatus(NamedTuple):
+    """A process that serves the data port. `started`: Unix seconds; `restarts`: how many have died in its place.
+
+    `state`: starting, serving, stuck, stopping or ended.
+    """
+
+    pid: int
+    state: str
+    started: float
+    in_flight: int
+    restarts: int
+
+
 class LatencyHistogram:
     """Seconds, counted into LATENCY_BUCKETS."""
 
@@ -37,6 +68,15 @@ class LatencyHistogram:
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
         self.total += seconds
+
+    def take(self) -> tuple[list[int], float]:
+        taken = self.counts, self.total
+        self.counts, self.total = [0] * len(taken[0]), 0.0
+        return taken
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        self.counts = [old + new for old, new in zip(self.counts, counts, strict=True)]
+        self.total += total
 
     def family(self, name: str, documentation: str) -> Metric:
         buckets, running = [], 0
@@ -61,6 +101,34 @@ class Traffic(Collector):
         self.request_bytes = 0
         self.response_bytes = 0
         self.pool: Callable[[], dict[str, int]] = dict
+
+    def take(self) -> Counts:
+        """What was counted since the last time; from here on it counts from zero."""
+        taken = Counts(
+            requests=dict(self.requests),
+            errors=dict(self.errors),
+            connects=dict(self.connects),
+            replays=dict(self.replays),
+            durations=self.duration.take(),
+            ttfbs=self.ttfb.take(),
+            request_bytes=self.request_bytes,
+            response_bytes=self.response_bytes,
+        )
+        for counted in (self.requests, self.errors, self.connects, self.replays):
+            counted.clear()
+        self.request_bytes = self.response_bytes = 0
+        return taken
+
+    def add(self, counts: Counts) -> None:
+        """What another process has counted."""
+        _add(self.requests, counts.requests)
+        _add(self.errors, counts.errors)
+        _add(self.connects, counts.connects)
+        _add(self.replays, counts.replays)
+        self.duration.add(*counts.durations)
+        self.ttfb.add(*counts.ttfbs)
+        self.request_bytes += counts.request_bytes
+        self.response_bytes += counts.response_bytes
 
     def outcomes(self) -> Tally[str]:
         """Requests that ended, by what came of them."""
@@ -104,6 +172,11 @@ class Traffic(Collector):
         yield connections
 
 
+def _add(counted: dict[Key, int], more: Mapping[Key, int]) -> None:
+    for key, count in more.items():
+        counted[key] += count
+
+
 def samples(collector: Collector) -> dict[str, float]:
     """The values of a collector without labels as they are now, by the names of its samples."""
     return {sample.name: sample.value for family in collector.collect() for sample in family.samples}
@@ -127,6 +200,27 @@ class Total(Collector):
     def collect(self) -> Iterator[Metric]:
         """The value as it is now; called by the registry at each scrape."""
         yield CounterMetricFamily(self._name, self._documentation, value=self.read())
+
+
+class Workers(Collector):
+    """The processes that serve the data port; `read` returns them."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Sequence[WorkerStatus]] = tuple
+
+    def collect(self) -> Iterator[Metric]:
+        """As they are now; called by the registry at each scrape."""
+        workers = self.read()
+        yield GaugeMetricFamily(
+            "thg_proxy_workers",
+            "Processes that serve the data port.",
+            value=sum(worker.state == "serving" for worker in workers),
+        )
+        yield CounterMetricFamily(
+            "thg_proxy_worker_restarts",
+            "Processes that were started in the place of one that had died.",
+            value=sum(worker.restarts for worker in workers),
+        )
 
 
 class Metrics:
@@ -172,3 +266,5 @@ class Metrics:
         self.event_loop_lag = gauge("event_loop_lag_seconds", "How late the event loop last ran a timer.")
         self.log_lines_dropped = Total("thg_proxy_log_lines_dropped", "Lines of the log that could not be written.")
         self.registry.register(self.log_lines_dropped)
+        self.workers = Workers()
+        self.registry.register(self.workers)

@@ -1,53 +1,55 @@
-"""Another configuration for a running proxy: all of it, or nothing."""
+"""The configuration in force, and another one for a running proxy: all of it, or nothing."""
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from proxy.config import Loaded
-from proxy.engine import Engine, Identity, open_exporter
 from proxy.errors import ConfigError, ProxyError
+from proxy.identity import Identity
 from proxy.log import Log
 from proxy.metrics import Metrics
-from proxy.server.serving import Serving
-from proxy.settings import OAuth, Settings, Tracing
-from proxy.upstream.pool import UpstreamPool
-
-if TYPE_CHECKING:
-    from proxy.otlp import Exporter
+from proxy.plane import DataPlane
+from proxy.settings import OAuth, Settings
+from proxy.tokens import TokenSource
 
 # What a running process can't change.
 _FIXED = ("listen", "admin", "workers")
 
 
 class Reload:
-    """Gives `serving` the engine of the configuration that `load` reads."""
+    """Gives `plane` the configuration that `load` reads. `settings` are those in force, obeyed with `identity`."""
 
     def __init__(
-        self, load: Callable[[], Loaded], serving: Serving, identity: Identity, *, metrics: Metrics, log: Log
+        self,
+        load: Callable[[], Loaded],
+        plane: DataPlane,
+        settings: Settings,
+        identity: Identity,
+        *,
+        metrics: Metrics,
+        log: Log,
     ) -> None:
+        self.settings = settings
         self._load = load
-        self._serving = serving
+        self._plane = plane
         self._identity = identity
-        self._exporter = serving.engine.exporter
         self._metrics = metrics
         self._log = log
         self._retiring: set[asyncio.Task[None]] = set()
 
+    @property
+    def tokens(self) -> TokenSource:
+        """In force, like the settings."""
+        return self._identity.tokens
+
     async def close(self) -> None:
-        """Ends the token and the spans, and what is left of earlier ones."""
+        """Ends the token, and what is left of earlier ones."""
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._identity.close()
-        await self.send_last_spans(0)
-
-    async def send_last_spans(self, until: float) -> None:
-        """Waits for the collector, until that moment of the loop's clock at the latest."""
-        if self._exporter is not None:
-            await self._exporter.close(until)
 
     async def run(self) -> None:
         """What is wrong with the new configuration is logged, and leaves the old one in force."""
@@ -55,15 +57,15 @@ class Reload:
             # A file system can hang.
             loaded = await asyncio.to_thread(self._load)
             settings = self._applicable(loaded.settings)
-            pool = UpstreamPool(settings.upstream, self._metrics.traffic)
+            use = self._plane.prepare(settings)
             identity = await self._identity_for(settings.oauth)
         except ConfigError as exc:
             self._failed("; ".join(exc.problems))
         except ProxyError as exc:
             self._failed(exc.detail)
         else:
-            exporter = self._exporter_for(settings.tracing)
-            self._replace(Engine(settings, identity.tokens, pool, exporter), identity)
+            await use(identity.tokens)
+            self._replaced(settings, identity)
             self._metrics.config_reloads.labels("ok").inc()
             self._log.info("reloaded", config=loaded.origin)
 
@@ -73,8 +75,7 @@ class Reload:
 
     def _applicable(self, settings: Settings) -> Settings:
         """The new settings, but for those that need a restart."""
-        old = self._serving.engine.settings
-        fixed = {name: getattr(old, name) for name in _FIXED}
+        fixed = {name: getattr(self.settings, name) for name in _FIXED}
         changed = [name for name, value in fixed.items() if getattr(settings, name) != value]
         if changed:
             self._log.warning("reload_needs_restart", sections=", ".join(changed))
@@ -86,13 +87,12 @@ class Reload:
         Certificates can be others in files of the same name. Raises Unavailable where there is a token to lose and no
         new one comes.
         """
-        current = self._serving.engine
-        if oauth == current.settings.oauth and not oauth.tls.files:
-            current.tokens.reconsider()
+        if oauth == self.settings.oauth and not oauth.tls.files:
+            self.tokens.reconsider()
             return self._identity
         identity = Identity(oauth, self._metrics, self._log)
         identity.tokens.start()
-        if current.tokens.current() is not None:
+        if self.tokens.current() is not None:
             try:
                 await identity.tokens.acquire()
             except BaseException:
@@ -100,18 +100,9 @@ class Reload:
                 raise
         return identity
 
-    def _exporter_for(self, tracing: Tracing) -> "Exporter | None":
-        """There is never another one: requests that have begun end in spans, too."""
-        if self._exporter is None:
-            self._exporter = open_exporter(tracing, self._log)
-        elif tracing.otlp_endpoint is not None:
-            self._exporter.send_to(tracing.otlp_endpoint)
-        return self._exporter if tracing.otlp_endpoint is not None else None
-
-    def _replace(self, engine: Engine, identity: Identity) -> None:
-        old, self._serving.engine = self._serving.engine, engine
-        old.pool.retire()
-        self._log.obey(engine.settings.log)
+    def _replaced(self, settings: Settings, identity: Identity) -> None:
+        self.settings = settings
+        self._log.obey(settings.log)
         if identity is not self._identity:
             retiring = asyncio.get_running_loop().create_task(self._identity.retire())
             self._retiring.add(retiring)

@@ -5,48 +5,32 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import NoReturn
 
 from proxy.admin.app import AdminParts, AdminPort
 from proxy.admin.history import History
-from proxy.admin.status import readiness
 from proxy.config import Loaded
-from proxy.engine import Engine, Identity, open_exporter
+from proxy.engine import Engine, open_exporter
 from proxy.errors import StartError
+from proxy.identity import Identity
 from proxy.log import Log, capture_standard_logging, log_for
-from proxy.loop import loop_factory
-from proxy.metrics import Metrics
+from proxy.loop import loop_factory, measure_lag
+from proxy.metrics import Metrics, Traffic
 from proxy.notify import ServiceManager
+from proxy.plane import DataPlane
 from proxy.reload import Reload
-from proxy.server import DataPort, descriptors
+from proxy.server import descriptors
+from proxy.server.drain import Stop, unless
 from proxy.server.listener import Listener
-from proxy.server.serving import Connections, Serving
-from proxy.server.sockets import listen
-from proxy.settings import Address, Shutdown
+from proxy.server.plane import OwnPlane
+from proxy.server.sockets import listen, listen_together
+from proxy.settings import Address, Settings
 from proxy.tls import server_context
+from proxy.tokens import TokenSource
 from proxy.upstream.pool import UpstreamPool
 from proxy.watch import FileWatch
-
-# How long a stopping proxy leaves idle connections to clients that may be sending on them right now: their next answer
-# says `Connection: close`, which spares them a reset (RFC 9112 §9.6).
-IDLE_GRACE = 1.0
-_LAG_INTERVAL = 1.0
-
-
-class Stop:
-    """Asked once: drain. Asked twice: end at once."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.hurried = asyncio.Event()
-
-    def ask(self) -> None:
-        (self.hurried if self.asked.is_set() else self.asked).set()
-
-    def __bool__(self) -> bool:
-        return self.asked.is_set()
 
 
 def run(loaded: Loaded) -> int:
@@ -72,38 +56,40 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
     metrics = Metrics()
     async with AsyncExitStack() as parts:
         identity = Identity(settings.oauth, metrics, log)
-        pool = UpstreamPool(settings.upstream, metrics.traffic)
-        engine = Engine(settings, identity.tokens, pool, open_exporter(settings.tracing, log))
-        serving = Serving(engine, traffic=metrics.traffic, log=log)
-        reload = Reload(loaded.again, serving, identity, metrics=metrics, log=log)
+        plane = _data_plane(settings, identity.tokens, metrics.traffic, log)
+        reload = Reload(loaded.again, plane, settings, identity, metrics=metrics, log=log)
         parts.push_async_callback(reload.close)
-        parts.callback(lambda: serving.engine.pool.close())
-        _publish(metrics, serving, log)
-        history = History(metrics.traffic)
+        parts.push_async_callback(plane.close)
+        _publish(metrics, plane, reload, log)
+        history, opened = History(metrics.traffic), asyncio.Event()
         admin = AdminParts(
-            settings=lambda: serving.engine.settings,
+            settings=lambda: reload.settings,
             origin=loaded.origin,
             metrics=metrics,
-            token=lambda: serving.engine.tokens.status(),
-            pool=lambda: serving.engine.pool.counts(),
+            token=lambda: reload.tokens.status(),
+            workers=plane.workers,
+            has_served=opened.is_set,
+            descriptors=plane.descriptors,
             history=history,
-            recent=lambda: reversed(serving.recent),
+            recent=plane.recent,
+            update=plane.update,
             engine={"loop": _loop_name(), "transport": "aiofastnet", "parser": "llhttp"},
             stopping=lambda: bool(stop),
-            refresh=lambda: serving.engine.tokens.refresh(),
+            refresh=lambda: reload.tokens.refresh(),
             stop=stop.ask,
         )
         admin_listener = _open_admin(admin, log, parts)
-        listener = _open_data_port(serving, log)
-        parts.callback(listener.close)
         identity.tokens.start()
+        await unless(stop.asked, plane.open())
+        opened.set()
+        lag = measure_lag(lambda lag: metrics.event_loop_lag.set(max(lag, plane.lag)))
         # It begins last: who hears that the proxy is ready may send it SIGHUP.
-        told = manager.keep_told(lambda: readiness(admin.token(), stopping=admin.stopping()).reason)
-        for work in (_measure_lag(metrics), history.keep(), _obey_changes(loaded, reload, manager), told):
+        told = manager.keep_told(lambda: admin.readiness().reason)
+        for work in (lag, history.keep(), _obey_changes(loaded, reload, manager), told):
             parts.callback(asyncio.get_running_loop().create_task(work).cancel)
         log.info(
             "listening",
-            address=_listed(listener.addresses),
+            address=_listed(plane.addresses),
             admin=_listed(admin_listener.addresses),
             upstream=settings.upstream.url,
             config=loaded.origin,
@@ -112,19 +98,19 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
             ready()
         await stop.asked.wait()
         log.info("stopping", in_flight=metrics.traffic.in_flight)
-        shutdown = serving.engine.settings.shutdown
+        shutdown = reload.settings.shutdown
         manager.stopping(within=shutdown.delay + shutdown.grace)
-        end = await _drain(listener, serving.connections, shutdown, stop)
-        await _unless_hurried(stop, reload.send_last_spans(end))
+        await unless(stop.hurried, asyncio.sleep(shutdown.delay))
+        await plane.drain(stop)
         log.info("stopped")
     return 0
 
 
-def _publish(metrics: Metrics, serving: Serving, log: Log) -> None:
+def _publish(metrics: Metrics, plane: DataPlane, reload: Reload, log: Log) -> None:
     """What others keep is read at each scrape."""
-    metrics.log_lines_dropped.read = lambda: log.dropped
-    metrics.traffic.pool = lambda: serving.engine.pool.counts()
-    metrics.traffic.in_flight_limit = lambda: serving.engine.settings.limits.max_in_flight
+    metrics.log_lines_dropped.read = lambda: log.dropped + plane.lines_dropped
+    metrics.workers.read = plane.workers
+    metrics.traffic.in_flight_limit = lambda: reload.settings.limits.max_in_flight
 
 
 def _listed(addresses: Iterable[Address]) -> str:
@@ -175,21 +161,19 @@ def _open_admin(admin: AdminParts, log: Log, parts: AsyncExitStack) -> Listener:
     return listener
 
 
-def _open_data_port(serving: Serving, log: Log) -> Listener:
-    config = serving.engine.settings.listen
+def _data_plane(settings: Settings, tokens: TokenSource, traffic: Traffic, log: Log) -> DataPlane:
+    config = settings.listen
+    # What is wrong with the certificates is said before a port is taken.
+    pool = UpstreamPool(settings.upstream, traffic)
     tls = server_context(config.tls, "listen.tls")
     with _named("listen.address", config.address):
-        sockets = listen(config.address, int(config.unix_mode, 8))
-    return Listener(
-        sockets,
-        DataPort(serving),
-        log,
-        count=lambda: serving.connections.count,
-        limit=lambda: descriptors.for_clients(serving.engine.settings.upstream.max_connections),
-        tls=tls,
-        # A client that stalls in the handshake is one that stalls in the head.
-        handshake_timeout=config.header_timeout if tls else None,
-    )
+        sockets = listen_together(config.address, int(config.unix_mode, 8), settings.workers)
+    if settings.workers == 1:
+        engine = Engine(settings, tokens, pool, open_exporter(settings.tracing, log))
+        return OwnPlane(engine, sockets[0], tls, traffic=traffic, log=log)
+    from proxy.workers.parent import Workers  # noqa: PLC0415 - most proxies have none
+
+    return Workers(settings, tokens, sockets, traffic=traffic, log=log)
 
 
 @contextmanager
@@ -199,48 +183,3 @@ def _named(key: str, address: Address) -> Iterator[None]:
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else "the address is not usable"
         raise StartError(f"{key}: can't listen on {address}: {reason}") from exc
-
-
-async def _drain(listener: Listener, connections: Connections, shutdown: Shutdown, stop: Stop) -> float:
-    """Lets every request in flight end, for `grace` seconds after the delay; tunnels end with the last of them.
-
-    Returns where these seconds end on the loop's clock.
-    """
-
-    async def all_gone() -> None:
-        await listener.settled()
-        await connections.wait_empty()
-
-    await _unless_hurried(stop, asyncio.sleep(shutdown.delay))
-    end = asyncio.get_running_loop().time() + shutdown.grace
-    connections.drain()
-    listener.close()
-    idle_grace = min(IDLE_GRACE, shutdown.grace)
-    await _unless_hurried(stop, _within(idle_grace, all_gone()))
-    connections.close_idle()
-    await _unless_hurried(stop, _within(shutdown.grace - idle_grace, all_gone()))
-    connections.abort()
-    return end
-
-
-async def _within(seconds: float, waiting: Awaitable[None]) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await waiting
-
-
-async def _unless_hurried(stop: Stop, waiting: Awaitable[None]) -> None:
-    loop = asyncio.get_running_loop()
-    tasks = {asyncio.ensure_future(waiting), loop.create_task(stop.hurried.wait())}
-    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-
-
-async def _measure_lag(metrics: Metrics) -> None:
-    """How late the loop runs a timer is how long a request may have to wait for it."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + _LAG_INTERVAL
-        await asyncio.sleep(_LAG_INTERVAL)
-        metrics.event_loop_lag.set(max(0.0, loop.time() - due))

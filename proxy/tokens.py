@@ -16,7 +16,7 @@ from proxy.clock import Clock, read
 from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.lifecycle import MIN_INTERVAL, Lease, Lifecycle, Now, Timing, Todo
 from proxy.core.remedies import remedy
-from proxy.credential import Credential, TokenStatus
+from proxy.credential import Credential, Loan, TokenStatus
 from proxy.deadline import Deadline
 from proxy.errors import ClientRejected, Stopping, TokenUnavailable, Unavailable
 from proxy.idp import Provider
@@ -72,6 +72,7 @@ class TokenSource:
             clock=clock,
         )
         self._token: _Token | None = None
+        self._borrow: Callable[[Loan], None] | None = None
         self._is_retired = False
         self._refusal: Refusal | None = None
         self._refused_at: float | None = None
@@ -93,6 +94,11 @@ class TokenSource:
         self._decide()
         upkeep = self._watch_secrets(), self._watch_keys(), self._exercise_clients()
         self._upkeep = [loop.create_task(chore) for chore in upkeep]
+
+    def lend(self, borrow: Callable[[Loan], None]) -> None:
+        """Calls it with the token that there is, if any, and with each that comes."""
+        self._borrow = borrow
+        self._hand_out()
 
     def retire(self) -> None:
         """Another source takes over, and with it the metrics; who still waits for this one's token is served."""
@@ -243,6 +249,12 @@ class TokenSource:
     def _adopt(self, response: TokenResponse, lease: Lease) -> None:
         generation = self._life.generation
         self._token = _Token(response, lease, self._provider.credential(response.access_token, generation))
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        if self._borrow is not None and self._token is not None:
+            response, lease, credential = self._token
+            self._borrow(Loan(response.access_token, credential.generation, lease.usable_until))
 
     def _refused(self, refusal: Refusal, now: Now) -> None:
         self._refusal = refusal

@@ -390,8 +390,8 @@ class Load:
         with suppress(OSError, BodyCut, IndexError):
             for piece in self.REQUESTS[method]:
                 client.send(piece)
-            response = client.response(to_head=method == b"HEAD")
-            status = response.status
+            answer = client.response(to_head=method == b"HEAD")
+            status, response = answer.status, answer
         with self._answered:
             self._statuses[number].append(status if response else 0)
             self._answered.notify_all()

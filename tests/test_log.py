@@ -39,9 +39,9 @@ STYLES: list[Style] = ["json", "console"]
 class Lines:
     """A log that writes to memory."""
 
-    def __init__(self, style: Style = "json", level: Level = "debug") -> None:
+    def __init__(self, style: Style = "json", level: Level = "debug", **common: object) -> None:
         self.stream = io.StringIO()
-        self.log = Log(self.stream, level, style)
+        self.log = Log(self.stream, level, style, common=common)
 
     @property
     def text(self) -> str:
@@ -90,7 +90,7 @@ def test_entry(style: Style) -> None:
             return b'"to":"world","times":2'
 
     async def story() -> str:
-        lines = Lines(style, "info")
+        lines = Lines(style, "info", worker=2)
         lines.log.info("greeting", **Greeting().fields())
         lines.log.entry("greeting", Greeting())
         lines.log.info("end")
@@ -99,6 +99,17 @@ def test_entry(style: Style) -> None:
     first, second, _ = asyncio.run(story()).splitlines()
     moment = re.compile(r"\d\d:\d\d:\d\d(\.\d{3})?")
     assert moment.sub("", first) == moment.sub("", second)
+
+
+def test_fields_of_every_line() -> None:
+    """What is common to all lines of a process stands on each, before its own fields."""
+    stream = io.StringIO()
+    log = log_for(settings.Log(level="info"), stream, worker=2)
+    log.info("one", status=200)
+    log.warning("two")
+    one, two = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert list(one.items())[2:] == [("event", "one"), ("worker", 2), ("status", 200)]
+    assert two["worker"] == 2
 
 
 def test_console_line_is_short_and_aligned() -> None:

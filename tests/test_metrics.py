@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy import __version__
-from proxy.metrics import LATENCY_BUCKETS, METHODS, Metrics
+from proxy.metrics import LATENCY_BUCKETS, METHODS, Metrics, WorkerStatus
 from proxy.record import RequestRecord
 
 # Sample name -> labels, the histograms' `le` included.
@@ -47,6 +47,8 @@ CONTRACT = {
     "thg_proxy_config_reloads_total": {"result"},
     "thg_proxy_event_loop_lag_seconds": set(),
     "thg_proxy_log_lines_dropped_total": set(),
+    "thg_proxy_workers": set(),
+    "thg_proxy_worker_restarts_total": set(),
 }
 
 Parser = Callable[[str], Iterable[Metric]]
@@ -172,6 +174,43 @@ def test_latency_falls_into_its_buckets() -> None:
     counts = {float(bound): count for (bound,), count in buckets.items()}
     assert list(counts) == [*LATENCY_BUCKETS, float("inf")]
     assert (counts[0.001], counts[0.0025], counts[30.0], counts[60.0], counts[float("inf")]) == (2, 3, 3, 4, 5)
+
+
+def test_counts_go_from_one_process_to_another() -> None:
+    """Whatever one has counted, another shows, once: what is counted twice, or not at all, would be seen here."""
+    worker, parent = busy(), Metrics()
+    parent.traffic.pool = worker.traffic.pool
+    serve(parent, "GET", "/")
+    serve(worker, "GET", "/")
+    for _ in range(2):
+        parent.traffic.add(worker.traffic.take())
+    together = busy()
+    for _ in range(2):
+        serve(together, "GET", "/")
+    assert traffic(parent) == traffic(together)
+    assert traffic(worker) == traffic(Metrics()) | {
+        line: value for line, value in traffic(worker).items() if line.startswith("thg_proxy_upstream_connections")
+    }
+
+
+def traffic(metrics: Metrics) -> dict[str, str]:
+    """The samples of the data port, without those of the token."""
+    registry = CollectorRegistry()
+    registry.register(metrics.traffic)
+    lines = [line for line in exposition(registry).splitlines() if not line.startswith("#")]
+    return dict(line.rsplit(" ", 1) for line in lines)
+
+
+def test_workers() -> None:
+    """Processes that serve are a gauge; those that were started for others, a counter."""
+    metrics = Metrics()
+    metrics.workers.read = lambda: [
+        WorkerStatus(1, "serving", 0.0, 2, 3),
+        WorkerStatus(2, "starting", 0.0, 0, 1),
+        WorkerStatus(3, "serving", 0.0, 0, 0),
+    ]
+    assert values(metrics, "thg_proxy_workers") == {(): 2}
+    assert values(metrics, "thg_proxy_worker_restarts_total") == {(): 4}
 
 
 def test_connections_are_read_when_scraped() -> None:

@@ -11,7 +11,7 @@ from joserfc.jwk import ECKey
 
 from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.secret import Secret
-from proxy.credential import Credential
+from proxy.credential import Credential, Loan
 from proxy.demo.authorization import Client as RegisteredClient
 from proxy.demo.idp import DemoProvider
 from proxy.errors import ClientRejected, Stopping, TokenUnavailable, Unavailable
@@ -85,6 +85,27 @@ def test_request_starts_the_refresh_when_it_is_due() -> None:
         assert sent(stage.source.current()) == (b"Authorization: Bearer abc\r\n", 2)
 
     Stage().run(play)
+
+
+def test_loans() -> None:
+    """Who borrows the token gets the one there is and each that comes, with the time of its end (R90)."""
+    loans: list[Loan] = []
+
+    async def play(stage: Stage) -> None:
+        stage.source.lend(loans.append)
+        assert loans == []
+        stage.source.start()
+        await stage.until(1)
+        assert stage.source.current() is not None
+        stage.source.lend(loans.append)
+        await stage.until(701)
+
+    stage = Stage()
+    stage.run(play)
+
+    assert [(loan.token.reveal(), loan.generation) for loan in loans] == [("abc", 1), ("abc", 1), ("abc", 2)]
+    # A lifetime of 1000 seconds, less the margin.
+    assert loans[0].until == (1000 + 940, EPOCH + 940)
 
 
 def test_outage_is_invisible_while_the_token_lives() -> None:

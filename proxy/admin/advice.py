@@ -29,12 +29,13 @@ class Use(NamedTuple):
 class Facts(NamedTuple):
     """What is known of the proxy. `clock_skew`: the provider's clock minus ours, in seconds.
 
-    `requests`, `failures`: of the last minute; a failure is not the client's doing. `descriptors` is None where the
-    system does not tell.
+    `workers`: how many serve, of how many. `requests`, `failures`: of the last minute; a failure is not the client's
+    doing. `descriptors` is None where the system does not tell.
     """
 
     token: TokenStatus
     clock_skew: float
+    workers: Use
     in_flight: Use
     descriptors: Use | None
     requests: int
@@ -92,6 +93,17 @@ def _clients(facts: Facts) -> Iterator[Advice]:
             result = client.last_error or "rejected"
             text = f"The identity provider rejects the client {client.name} ({result})."
             yield Advice("warning", "client_rejected", text, _after(result))
+
+
+def _workers(facts: Facts) -> Iterator[Advice]:
+    serving, configured = facts.workers
+    if serving < configured:
+        yield Advice(
+            "warning",
+            "workers_missing",
+            f"{serving} of {configured} workers serve.",
+            "If that does not change by itself, worker_died, worker_failed or worker_stuck in the log says why.",
+        )
 
 
 def _traffic(facts: Facts) -> Iterator[Advice]:
@@ -160,6 +172,7 @@ def _verification(facts: Facts) -> Iterator[Advice]:
 _RULES: tuple[Callable[[Facts], Iterator[Advice]], ...] = (
     _token,
     _clients,
+    _workers,
     _traffic,
     _load,
     _descriptors,

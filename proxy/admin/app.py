@@ -6,7 +6,7 @@ be on the list and a browser may ask only for what is served here, so that no we
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
@@ -15,13 +15,13 @@ from typing import NamedTuple, cast
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.process_collector import ProcessCollector
 
 from proxy import __version__
 from proxy.admin.advice import Facts, Use, advice
 from proxy.admin.dashboard import File, dashboard
 from proxy.admin.history import BUCKET_SECONDS, History
 from proxy.admin.status import (
+    Readiness,
     clients_view,
     counters,
     errors_view,
@@ -31,6 +31,7 @@ from proxy.admin.status import (
     readiness,
     recent_view,
     token_view,
+    workers_view,
 )
 from proxy.core.policy import host_allowed, host_names
 from proxy.core.problem import problem_document
@@ -47,7 +48,7 @@ from proxy.errors import (
     TokenUnavailable,
     Unavailable,
 )
-from proxy.metrics import Metrics, samples
+from proxy.metrics import Metrics, WorkerStatus, samples
 from proxy.record import RequestRecord
 from proxy.settings import Settings, is_loopback_host
 
@@ -84,8 +85,9 @@ class AdminParts:
     """What the admin port shows and sets in motion.
 
     `settings`: those in force, of which a reload makes others. `origin`: where the configuration came from. `engine`:
-    names of event loop, transport and parser. `pool`: open connections to the upstream by state. `recent`: the last
-    requests, newest first. `refresh`: True when a new token was obtained.
+    names of event loop, transport and parser. `workers`: the processes that serve; `has_served`: has there been
+    one? `descriptors`: how many are open and how many may be, if that is known. `recent`: the last requests, newest
+    first. `update`: brings the counts of the workers up to date. `refresh`: True when a new token was obtained.
     """
 
     settings: Callable[[], Settings]
@@ -94,11 +96,20 @@ class AdminParts:
     history: History
     engine: dict[str, str]
     token: Callable[[], TokenStatus]
-    pool: Callable[[], dict[str, int]]
+    workers: Callable[[], Sequence[WorkerStatus]]
+    has_served: Callable[[], bool]
+    descriptors: Callable[[], tuple[int, int] | None]
     recent: Callable[[], Iterable[RequestRecord]]
+    update: Callable[[], Awaitable[None]]
     stopping: Callable[[], bool]
     refresh: Callable[[], Awaitable[bool]]
     stop: Callable[[], None]
+
+    def count_serving(self) -> int:
+        return sum(worker.state in ("serving", "stopping") for worker in self.workers())
+
+    def readiness(self) -> Readiness:
+        return readiness(self.token(), is_served=self.count_serving() > 0, stopping=self.stopping())
 
 
 class AdminPort(web.Server):
@@ -109,7 +120,6 @@ class AdminPort(web.Server):
         self._parts = parts
         self._limit = limit
         self._started = monotonic()
-        self._process = ProcessCollector(registry=None)
         self._routes = {
             "/livez": _Route(_READ, self._livez),
             "/startupz": _Route(_READ, self._startupz),
@@ -183,26 +193,28 @@ class AdminPort(web.Server):
         return _json({"status": "ok"})
 
     async def _startupz(self, _request: web.BaseRequest) -> web.Response:
-        if self._parts.token().ever_obtained:
+        if self._parts.token().ever_obtained and self._parts.has_served():
             return _json({"status": "ok"})
         return _json({"status": "starting"}, status=503)
 
     async def _readyz(self, _request: web.BaseRequest) -> web.Response:
-        state = readiness(self._parts.token(), stopping=self._parts.stopping())
+        state = self._parts.readiness()
         document = {"ready": state.ready, "status": state.status, "reason": state.reason}
         return _json(document, status=200 if state.ready else 503)
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        await self._parts.update()
         # Takes milliseconds, which the data port would feel.
         body = await asyncio.to_thread(encode, self._parts.metrics.registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _request: web.BaseRequest) -> web.Response:
         parts = self._parts
+        await parts.update()
         token, traffic, history = parts.token(), parts.metrics.traffic, parts.history
         facts = self._facts(token)
-        state, found = readiness(token, stopping=parts.stopping()), advice(facts)
+        state, found = parts.readiness(), advice(facts)
         return _json(
             {
                 "version": __version__,
@@ -217,7 +229,7 @@ class AdminPort(web.Server):
                 "clients": clients_view(token.clients),
                 "clock_skew_seconds": facts.clock_skew,
                 "jwks": jwks_view(token.jwks),
-                "upstream": {"url": parts.settings().upstream.url, "connections": parts.pool()},
+                "upstream": {"url": parts.settings().upstream.url, "connections": traffic.pool()},
                 "counters": counters(traffic),
                 "limits": {
                     "in_flight": facts.in_flight._asdict(),
@@ -226,6 +238,7 @@ class AdminPort(web.Server):
                 "errors": errors_view(traffic.errors, history.errors()),
                 "history": history.document(),
                 "engine": parts.engine,
+                "workers": workers_view(parts.workers()),
                 "recent": recent_view(parts.recent()),
             }
         )
@@ -236,17 +249,12 @@ class AdminPort(web.Server):
         return Facts(
             token=token,
             clock_skew=samples(parts.metrics.clock_skew)["thg_proxy_clock_skew_seconds"],
+            workers=Use(parts.count_serving(), parts.settings().workers),
             in_flight=Use(parts.metrics.traffic.in_flight, parts.settings().limits.max_in_flight),
-            descriptors=self._descriptors(),
+            descriptors=None if (found := parts.descriptors()) is None else Use(*found),
             requests=requests,
             failures=failures,
         )
-
-    def _descriptors(self) -> Use | None:
-        process = samples(self._process)
-        used, limit = process.get("process_open_fds"), process.get("process_max_fds")
-        # Neither is there without /proc, or while no descriptor is left to look with.
-        return None if used is None or limit is None else Use(int(used), int(limit))
 
     async def _refresh(self, request: web.BaseRequest) -> web.Response:
         _require_loopback(request)

@@ -9,7 +9,7 @@ from proxy.admin.advice import Advice
 from proxy.credential import ClientStatus, JwksStatus, TokenStatus
 from proxy.errors import ProxyError
 from proxy.log import one_line
-from proxy.metrics import Traffic
+from proxy.metrics import Traffic, WorkerStatus
 from proxy.record import RequestRecord
 
 
@@ -22,10 +22,12 @@ class Readiness(NamedTuple):
         return self.status in ("ok", "degraded")
 
 
-def readiness(token: TokenStatus, *, stopping: bool) -> Readiness:
-    """Can requests be served? A usable token decides, not whether the upstream is well (R163)."""
+def readiness(token: TokenStatus, *, is_served: bool, stopping: bool) -> Readiness:
+    """Can requests be served? A usable token decides, and somebody to send it, but not how the upstream is (R163)."""
     if stopping:
         return Readiness("stopping", "The proxy is stopping.")
+    if not is_served:
+        return Readiness("starting", "No worker process serves at the moment.")
     failed = f" The last token request failed: {token.last_error}." if token.last_error else ""
     if token.usable:
         return Readiness("degraded" if failed else "ok", "There is a usable token." + failed)
@@ -110,6 +112,10 @@ def _kinds(kind: type[ProxyError]) -> Iterator[tuple[str, type[ProxyError]]]:
         yield from _kinds(child)
     # Last, because a child without a code of its own has its parent's.
     yield kind.code, kind
+
+
+def workers_view(workers: Iterable[WorkerStatus]) -> list[dict[str, object]]:
+    return [worker._asdict() | {"started": moment(worker.started)} for worker in workers]
 
 
 def counters(traffic: Traffic) -> dict[str, object]:

@@ -4,6 +4,7 @@ What one value must be is in the table; what depends on two of them, or on this 
 """
 
 import os
+import platform
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -261,8 +262,14 @@ def _store(settings: Settings) -> Problems:
 
 def _dpop(settings: Settings) -> Problems:
     """A token of another process, or of the one before this one, is bound to a key that nobody has here."""
-    if settings.oauth.dpop and settings.oauth.store != "memory":
-        yield Problem("oauth.store", "must be memory with oauth.dpop: true, whose key is kept nowhere")
+    for key, only in (("oauth.store", "memory"), ("workers", 1)):
+        if settings.oauth.dpop and attrgetter(key)(settings) != only:
+            yield Problem(key, f"must be {only} with oauth.dpop: true, whose key is in one process only")
+
+
+def _workers(settings: Settings) -> Problems:
+    if settings.workers > 1 and platform.system() != "Linux":
+        yield Problem("workers", "must be 1 on this system: only Linux shares a port out between processes")
 
 
 def _verification(settings: Settings) -> Problems:
@@ -311,9 +318,7 @@ def _rules(settings: Settings) -> Problems:
     rules = settings.policy.allow
     for index, rule in enumerate(() if rules == "all" else rules):
         if not forms.is_path_rule(rule.path):
-            text = (
-                "must be a plain path that begins with `/`; `*` is one whole segment, `**` the rest and only at the end"
-            )
+            text = "must be a plain path that begins with `/`; `*` is one whole segment, `**` the rest, only at the end"
             yield Problem(f"policy.allow[{index}].path", text)
         if not all(map(forms.METHOD.fullmatch, rule.methods)):
             yield Problem(f"policy.allow[{index}].methods", "must be methods in capitals, such as [GET, POST]")
@@ -353,6 +358,7 @@ _CHECKS: tuple[Callable[[Settings], Problems], ...] = (
     _client_certificate,
     _store,
     _dpop,
+    _workers,
     _verification,
     _backoff,
     _upstream_headers,

@@ -6,19 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from proxy.config.checks import secret_refs
-from proxy.config.schema import Problem, holds
-from proxy.settings import Settings, Tracing, leaves
-
-# What can be configured and does nothing in this version. A key here stands for those below it too.
-_WITHOUT_EFFECT: Mapping[str, str] = {
-    "workers": "one process serves everything",
-}
+from proxy.config.schema import Problem
+from proxy.settings import Settings, Tracing
 
 
 def notes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
     """What the proxy can run with."""
     yield from _unprotected(settings)
-    yield from _without_effect(settings)
     yield from _untraced(settings)
     yield from _exposed_secrets(settings, environ)
     yield from _replaceable_sockets(settings)
@@ -29,14 +23,6 @@ def _unprotected(settings: Settings) -> Iterator[Problem]:
         yield Problem("listen.address", "whoever can connect to it uses the API with this proxy's credentials")
     if settings.upstream.url.startswith("http:") and settings.upstream.insecure:
         yield Problem("upstream.insecure", "the token is sent without encryption")
-
-
-def _without_effect(settings: Settings) -> Iterator[Problem]:
-    default = dict(leaves(Settings()))
-    changed = [key for key, value in leaves(settings) if default.get(key) != value]
-    for key, text in _WITHOUT_EFFECT.items():
-        if any(holds(key, name) for name in changed):
-            yield Problem(key, f"has no effect in this version: {text}")
 
 
 def _untraced(settings: Settings) -> Iterator[Problem]:

@@ -78,6 +78,10 @@ class Lease:
         """Unix seconds."""
         return self.sent.wall + self.lifetime
 
+    @property
+    def usable_until(self) -> Now:
+        return Now(self.sent.mono + self.usable_for, self.sent.wall + self.usable_for)
+
     def left(self, seconds: float, now: Now) -> float:
         """What is left of the first `seconds`, by the clock that has gone further."""
         return min(self.sent.mono + seconds - now.mono, self.sent.wall + seconds - now.wall)

@@ -1,5 +1,6 @@
 """File descriptors: how many there are, and who may have how many."""
 
+import os
 import sys
 from contextlib import suppress
 from math import inf
@@ -45,3 +46,13 @@ def limit() -> float:
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return inf if soft == resource.RLIM_INFINITY else soft
+
+
+def in_use() -> tuple[int, int] | None:
+    """How many are open, and how many may be; None where the system does not tell."""
+    most = limit()
+    try:
+        # Without one that is left to look with, there is no telling either.
+        return None if most == inf else (len(os.listdir("/proc/self/fd")), int(most))  # noqa: PTH208 - only their number
+    except OSError:
+        return None

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 
 import aiofastnet
@@ -17,10 +17,11 @@ _QUIET = 60.0
 
 
 class Listener:
-    """Accepts on `sockets`, which it owns, until it is closed.
+    """Accepts on `sockets`, which it owns, until it is closed: on all of them, or on those that `watch` names.
 
     `count`: how many connections there are; `limit`: how many there may be. Who comes too many waits in the kernel's
-    queue (R160). aiofastnet's own server would spin.
+    queue (R160). aiofastnet's own server would spin. `at_once`: how many are taken in a turn of the loop, so that other
+    processes that accept on the same sockets get their part.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Listener:
         *,
         count: Callable[[], int],
         limit: Callable[[], float],
+        at_once: float = inf,
         tls: ssl.SSLContext | None = None,
         handshake_timeout: float | None = None,
     ) -> None:
@@ -39,27 +41,42 @@ class Listener:
         self._log = log
         self._count = count
         self._limit = limit
+        self._at_once = at_once
         self._tls = tls
         self._handshake_timeout = handshake_timeout
         self._quiet_until = -inf
         self._opening: set[asyncio.Task[None]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._sockets = list(sockets)
+        self._watched: set[socket.socket] = set()
         self.addresses = [address_of(listening) for listening in sockets]
         for listening in sockets:
             listening.settimeout(0)
+        self.watch(sockets)
+
+    def watch(self, sockets: Collection[socket.socket]) -> None:
+        """From here on it accepts on these of its sockets, and leaves the others to other processes."""
+        for listening in self._watched.difference(sockets):
+            self._forget(listening)
+        for listening in set(self._sockets).intersection(sockets) - self._watched:
+            self._watched.add(listening)
             self._watch(listening)
 
     def close(self) -> None:
         """Takes the connections that the kernel has made by now, and no more; those that have been taken stay."""
-        for pause in self._pauses.values():
-            pause.cancel()
         for listening in self._sockets:
-            self._loop.remove_reader(listening)
+            self._forget(listening)
             # What is left in the queue would be reset, with the request that its client may have sent already.
-            self._take(listening)
+            self._take(listening, inf)
             close(listening)
         self._sockets.clear()
+
+    def _forget(self, listening: socket.socket) -> None:
+        self._watched.discard(listening)
+        self._loop.remove_reader(listening)
+        pause = self._pauses.pop(listening, None)
+        if pause is not None:
+            pause.cancel()
 
     async def settled(self) -> None:
         """Returns when each connection that was taken is open, or has failed."""
@@ -70,19 +87,22 @@ class Listener:
         self._loop.add_reader(listening, self._accept, listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        reason = self._take(listening)
+        reason = self._take(listening, self._at_once)
         if reason is not None:
             self._loop.remove_reader(listening)
             self._report(listening, reason)
             self._pauses[listening] = self._loop.call_later(_RETRY, self._watch, listening)
 
-    def _take(self, listening: socket.socket) -> str | None:
-        """All that the kernel has made; why no more than that can be had for a while, if so."""
+    def _take(self, listening: socket.socket, most: float) -> str | None:
+        """At most so many of those that the kernel has made; why there can be no more for a while, if so."""
         try:
             while len(self._opening) + self._count() < self._limit():
                 accepted, _ = listening.accept()
                 accepted.settimeout(0)
                 self._open(accepted)
+                most -= 1
+                if not most:
+                    return None
         except BlockingIOError:
             return None
         except OSError as exc:

@@ -20,18 +20,33 @@ def listen(address: Address, unix_mode: int) -> list[socket.socket]:
     return _listen_at_host(address.host, address.port)
 
 
+def listen_together(address: Address, unix_mode: int, count: int) -> list[list[socket.socket]]:
+    """As `listen`, for each of `count` processes. What they share is a Unix socket, or the port (SO_REUSEPORT).
+
+    Raises OSError.
+    """
+    if address.path is not None or count == 1:
+        return [listen(address, unix_mode)] * count
+    if address.port:
+        # Another program of this user that shares its port would get a part of the connections, and say nothing.
+        for probe in _listen_at_host(address.host, address.port):
+            probe.close()
+    first = _listen_at_host(address.host, address.port, is_shared=True)
+    return [first, *([_beside(listening) for listening in first] for _ in range(count - 1))]
+
+
 def address_of(listening: socket.socket) -> Address:
     """With the port that the kernel has chosen where it was left to it (0)."""
     name = listening.getsockname()
     return Address(path=name) if isinstance(name, str) else Address(*name[:2])
 
 
-def _listen_at_host(host: str, port: int) -> list[socket.socket]:
+def _listen_at_host(host: str, port: int, *, is_shared: bool = False) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
     for family, _, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
         try:
-            opened.append(socket.create_server((where[0], port), family=family, backlog=BACKLOG))
+            opened.append(socket.create_server((where[0], port), family=family, backlog=BACKLOG, reuse_port=is_shared))
             port = address_of(opened[0]).port
         except OSError as exc:
             if exc.errno not in _NO_SUCH_ADDRESS:
@@ -41,6 +56,11 @@ def _listen_at_host(host: str, port: int) -> list[socket.socket]:
     if missing is not None and not opened:
         raise missing
     return opened
+
+
+def _beside(listening: socket.socket) -> socket.socket:
+    """Another one at the same address."""
+    return socket.create_server(listening.getsockname(), family=listening.family, backlog=BACKLOG, reuse_port=True)
 
 
 def _listen_at_path(path: str, mode: int) -> socket.socket:
@@ -57,16 +77,21 @@ def close(listening: socket.socket) -> None:
     """With the file of a Unix socket."""
     name = listening.getsockname()
     listening.close()
-    if isinstance(name, str) and _is_dead(name):
-        Path(name).unlink()
+    if isinstance(name, str):
+        remove_dead(name)
 
 
 def claim(path: str) -> None:
     """Makes way for a Unix socket: a dead one is removed. Raises OSError if the path is in use."""
+    remove_dead(path)
+    if Path(path).exists():
+        raise OSError(errno.EADDRINUSE, path)
+
+
+def remove_dead(path: str) -> None:
+    """Removes a Unix socket that nobody listens on."""
     if _is_dead(path):
         Path(path).unlink()
-    elif Path(path).exists():
-        raise OSError(errno.EADDRINUSE, path)
 
 
 def _is_dead(path: str) -> bool:

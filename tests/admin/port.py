@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.admin.app import AdminParts, AdminPort
 from proxy.admin.history import History
 from proxy.credential import ClientStatus, JwksStatus, TokenStatus
-from proxy.metrics import Metrics
+from proxy.metrics import Metrics, WorkerStatus
 from proxy.record import RequestRecord
 from proxy.settings import Settings
 
@@ -54,6 +54,7 @@ GOOD_TOKEN = replace(
         ClientStatus("reserve", "standby", None, None),
     ),
 )
+SERVING = WorkerStatus(pid=7, state="serving", started=1_700_000_000.0, in_flight=1, restarts=0)
 OUTAGE = replace(GOOD_TOKEN, state="due", last_error="timeout", last_error_at=1_700_002_701.0, retry_after=7.25)
 
 
@@ -75,18 +76,26 @@ class Proxy:
     refreshes: bool = True
     refreshed: int = 0
     stopped: int = 0
+    updated: int = 0
     metrics: Metrics = field(default_factory=Metrics)
+    workers: tuple[WorkerStatus, ...] = (SERVING,)
+    has_served: bool = True
+    descriptors: tuple[int, int] | None = (20, 1024)
     token_fault: Exception | None = None
     recent: list[RequestRecord] = field(default_factory=list)
     provider_answers: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.provider_answers.set()
+        self.metrics.traffic.pool = lambda: {"idle": 1, "active": 2}
 
     def token(self) -> TokenStatus:
         if self.token_fault is not None:
             raise self.token_fault
         return self.status
+
+    async def update(self) -> None:
+        self.updated += 1
 
     async def refresh(self) -> bool:
         self.refreshed += 1
@@ -104,7 +113,10 @@ class Proxy:
             history=History(self.metrics.traffic),
             engine={"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
             token=self.token,
-            pool=lambda: {"idle": 1, "active": 2},
+            workers=lambda: self.workers,
+            has_served=lambda: self.has_served,
+            descriptors=lambda: self.descriptors,
+            update=self.update,
             recent=lambda: self.recent,
             stopping=lambda: self.stopping,
             refresh=self.refresh,

@@ -24,7 +24,15 @@ TOKEN = TokenStatus(
     jwks=JwksStatus(keys=2, fetched_at=1_700_000_000.0, last_error=None),
     clients=(ClientStatus("primary", "active", 1_700_000_000.0, None),),
 )
-WELL = Facts(TOKEN, clock_skew=2.0, in_flight=Use(3, 1024), descriptors=Use(40, 1024), requests=100, failures=3)
+WELL = Facts(
+    TOKEN,
+    clock_skew=2.0,
+    workers=Use(2, 2),
+    in_flight=Use(3, 1024),
+    descriptors=Use(40, 1024),
+    requests=100,
+    failures=3,
+)
 REJECTED = ClientStatus("primary", "rejected", 1_700_000_000.0, "invalid_client")
 
 
@@ -49,6 +57,7 @@ def test_nothing_to_say() -> None:
         (WELL._replace(clock_skew=-30.0), "clock_skew"),
         (WELL._replace(in_flight=Use(820, 1024)), "in_flight_limit_near"),
         (WELL._replace(descriptors=Use(820, 1024)), "descriptors_low"),
+        (WELL._replace(workers=Use(1, 2)), "workers_missing"),
         (WELL._replace(requests=10, failures=5), "requests_failing"),
     ],
 )

@@ -14,6 +14,7 @@ from tests.admin.port import (
     GOOD_TOKEN,
     NO_TOKEN,
     OUTAGE,
+    SERVING,
     Answer,
     Proxy,
     ask,
@@ -61,6 +62,33 @@ def test_readyz_depends_on_the_token_and_on_stopping(
     answer = ask(Proxy(status=token, stopping=stopping), "/readyz")
     assert (answer.status, answer.document["ready"], answer.document["status"]) == (status, status == 200, state)
     assert stopping or (token.last_error or "") in answer.document["reason"]
+
+
+def test_without_a_worker() -> None:
+    """Nobody can be served while no process serves; a proxy that has started stays started (R163)."""
+
+    async def story() -> None:
+        proxy = Proxy(workers=(SERVING._replace(state="starting"),), has_served=False)
+        async with serving(proxy) as port:
+            assert [await status_of(port, path) for path in ("/livez", "/startupz", "/readyz")] == [200, 503, 503]
+            proxy.workers, proxy.has_served = (SERVING,), True
+            assert [await status_of(port, path) for path in ("/livez", "/startupz", "/readyz")] == [200, 200, 200]
+            proxy.workers = ()
+            assert [await status_of(port, path) for path in ("/livez", "/startupz", "/readyz")] == [200, 200, 503]
+
+    async def status_of(port: int, path: str) -> int:
+        return (await send(port, request_bytes("GET", path, [("Host", "localhost")]))).status
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/status"])
+def test_up_to_date(path: str) -> None:
+    """What the workers have counted is asked for before it is shown."""
+    proxy = Proxy()
+    answer = ask(proxy, path)
+    assert proxy.updated == 1
+    assert answer.status == 200
 
 
 @pytest.mark.parametrize(
@@ -138,6 +166,9 @@ def test_status_tells_an_operator_what_is_going_on() -> None:
             }
         ],
         "engine": {"loop": "uvloop", "transport": "aiofastnet", "parser": "llhttp"},
+        "workers": [
+            {"pid": 7, "state": "serving", "started": "2023-11-14T22:13:20+00:00", "in_flight": 1, "restarts": 0}
+        ],
         "recent": [],
     }
 

@@ -1,8 +1,12 @@
-"""The end of a proxy at every moment: with clients on it, before it has a token, and while it fetches another."""
+"""The end of a proxy at every moment: with clients on it, before it has a token, and while it fetches another.
+
+Each is that of one process, and of several that serve one port.
+"""
 
 import json
 import signal
 import socket
+import sys
 import threading
 from contextlib import suppress
 from http.client import HTTPException
@@ -18,15 +22,19 @@ from tests.peers import TIMEOUT, BodyCut, Client, Received, Upstream, request
 
 STOPS = [signal.SIGTERM, signal.SIGINT]
 
+pytestmark = pytest.mark.parametrize(
+    "workers", [1, pytest.param(2, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs SO_REUSEPORT"))]
+)
+
 
 def is_stopping(proxy: Proxy) -> bool:
     code, body = proxy.admin("/readyz")
     return code == 503 and json.loads(body)["status"] == "stopping"
 
 
-def test_delay(launch: Launcher, upstream: Upstream) -> None:
+def test_delay(launch: Launcher, upstream: Upstream, workers: int) -> None:
     """For shutdown.delay /readyz says 503, and who has not heard of it yet is served as before (R162)."""
-    proxy = launch(upstream, "shutdown.delay=1h")
+    proxy = launch(upstream, f"workers={workers}", "shutdown.delay=1h")
     with proxy.connect() as kept:
         kept.get()
         proxy.process.send_signal(signal.SIGTERM)
@@ -41,7 +49,7 @@ def test_delay(launch: Launcher, upstream: Upstream) -> None:
     assert proxy.process.wait(TIMEOUT) == 0
 
 
-def test_after_the_delay(launch: Launcher, upstream: Upstream) -> None:
+def test_after_the_delay(launch: Launcher, upstream: Upstream, workers: int) -> None:
     """Then nobody can connect; a kept connection gets its answer with `Connection: close` (R162, RFC 9112 §9.6)."""
     release = threading.Event()
 
@@ -51,7 +59,7 @@ def test_after_the_delay(launch: Launcher, upstream: Upstream) -> None:
         sock.sendall(b"cd")
         return True
 
-    proxy = launch(upstream, "shutdown.delay=300ms")
+    proxy = launch(upstream, f"workers={workers}", "shutdown.delay=300ms")
     with proxy.connect() as kept, proxy.connect() as busy:
         kept.get()
         upstream.answer = slow
@@ -119,13 +127,13 @@ class Callers:
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_no_request_is_lost(launch: Launcher, upstream: Upstream, number: signal.Signals) -> None:
+def test_no_request_is_lost(launch: Launcher, upstream: Upstream, workers: int, number: signal.Signals) -> None:
     """At 200 requests a second a stop costs none of them its answer (R162, F44).
 
     Kept connections go on until the listener has closed. New ones end before that: TCP has no way to close a listener
     without a reset for whoever connects in that very moment. Those in its queue by then are taken (test_listener.py).
     """
-    proxy = launch(upstream, "shutdown.delay=2s")
+    proxy = launch(upstream, f"workers={workers}", "shutdown.delay=2s")
     callers = Callers(proxy.port)
     upstream.wait_for(100)
     proxy.process.send_signal(number)
@@ -141,10 +149,10 @@ def test_no_request_is_lost(launch: Launcher, upstream: Upstream, number: signal
 
 @pytest.mark.parametrize("number", STOPS)
 def test_while_a_token_is_fetched(
-    launch: Launcher, upstream: Upstream, provider: DemoProvider, number: signal.Signals
+    launch: Launcher, upstream: Upstream, workers: int, provider: DemoProvider, number: signal.Signals
 ) -> None:
     """A stop waits for no token: a fetch that hangs ends with the proxy (R162, F44)."""
-    proxy = launch(upstream, "oauth.timeout=1h", f"oauth.refresh.min_interval={MIN_INTERVAL}")
+    proxy = launch(upstream, f"workers={workers}", "oauth.timeout=1h", f"oauth.refresh.min_interval={MIN_INTERVAL}")
     until(lambda: proxy.token_age > MIN_INTERVAL)
     provider.faults.token = faults.hang
     seen = len(provider.received)
@@ -163,10 +171,14 @@ def test_while_a_token_is_fetched(
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_cold_start(launch: Launcher, upstream: Upstream, provider: DemoProvider, number: signal.Signals) -> None:
+def test_cold_start(
+    launch: Launcher, upstream: Upstream, workers: int, provider: DemoProvider, number: signal.Signals
+) -> None:
     """A request that waits for the first token gets an answer, or its end, within shutdown.grace (R162, F44)."""
     provider.faults.token = faults.hang
-    proxy = launch(upstream, "oauth.timeout=1h", "oauth.refresh.wait=1h", "shutdown.grace=300ms", ready=False)
+    proxy = launch(
+        upstream, f"workers={workers}", "oauth.timeout=1h", "oauth.refresh.wait=1h", "shutdown.grace=300ms", ready=False
+    )
     until(lambda: len(provider.received) == 1)
     with proxy.connect() as client:
         client.send(request(b"GET", b"/a"))
@@ -178,11 +190,11 @@ def test_cold_start(launch: Launcher, upstream: Upstream, provider: DemoProvider
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_second_signal(launch: Launcher, upstream: Upstream, number: signal.Signals) -> None:
+def test_second_signal(launch: Launcher, upstream: Upstream, workers: int, number: signal.Signals) -> None:
     """Asked twice, it waits neither for the delay nor for a request; the exit is clean (R162, F44)."""
     silence = threading.Event()
     upstream.answer = lambda _received, _sock: silence.wait(TIMEOUT)
-    proxy = launch(upstream, "shutdown.delay=1h", "shutdown.grace=1h")
+    proxy = launch(upstream, f"workers={workers}", "shutdown.delay=1h", "shutdown.grace=1h")
     with proxy.connect() as client:
         client.send(request(b"GET", b"/a"))
         upstream.wait_for(1)

@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="every case, which takes about 14 minutes")
     parser.add_argument("--quick", action="store_true", help="short rounds: shows that it works, not what it costs")
     parser.add_argument("--requests", type=int, metavar="N", help="of the memory case; 1,000,000, or 50,000 if quick")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the workers case; 2")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round")
     parser.add_argument("--record", action="store_true", help=f"append the tables to {RESULTS.name}")
     parser.add_argument("--profile", action="store_true", help="instead: where the CPU of a request to thg-proxy goes")
@@ -67,7 +68,7 @@ def _arguments() -> argparse.Namespace:
 
 def _effort(arguments: argparse.Namespace) -> Effort:
     effort = QUICK if arguments.quick else FULL
-    return replace(effort, requests=arguments.requests or effort.requests)
+    return replace(effort, requests=arguments.requests or effort.requests, workers=arguments.workers)
 
 
 def _installed(progress: Progress) -> tuple[Peer, ...]:
@@ -81,12 +82,12 @@ def _installed(progress: Progress) -> tuple[Peer, ...]:
 def _bench(nginx: str, peers: tuple[Peer, ...], effort: Effort, progress: Progress) -> Iterator[Bench]:
     """The peers get one core, and the upstream and the load generators another, where there are two."""
     cores = os.sched_getaffinity(0)
-    peer_core, load_core = min(cores), max(cores)
+    peer_core, load_core = frozenset({min(cores)}), frozenset({max(cores)})
     if peer_core == load_core:
         progress.say("one core only: rates and latencies are those of all processes together")
-    os.sched_setaffinity(0, {load_core})
+    os.sched_setaffinity(0, load_core)
     with serving(nginx, load_core, effort.bulk) as (upstream, pid):
-        yield Bench(upstream, pid, peers, peer_core, effort, progress)
+        yield Bench(upstream, pid, peers, peer_core, frozenset(cores), effort, progress)
 
 
 def _possible(name: str, case: Case, progress: Progress) -> bool:

@@ -9,6 +9,7 @@ from .report import Column, spread
 from .stage import Case
 from .starts import idle, start
 from .transfers import bulk
+from .workers import ONE, workers
 
 _LOAD = (
     Column("cpu", "CPU us/request", "{:.1f}", ratio=ENVOY),
@@ -68,6 +69,15 @@ _TAIL = (
     Column("tokens", "tokens", "{:.0f}"),
     Column("scrapes", "scrapes", "{:.0f}"),
 )
+_WORKERS = (
+    Column("cpu", "CPU us/request", "{:.1f}", ratio=ONE),
+    Column("cpu", "spread", "{:.0%}", reduce=spread),
+    Column("rate", "requests/s", "{:.0f}", ratio=ONE),
+    Column("cores", "cores", "{:.2f}"),
+    Column("busiest", "busiest", "{:.0%}", reduce=max),
+    Column("p99", "p99 ms", "{:.2f}", ratio=ONE),
+    Column("rss", "RSS MB", "{:.0f}"),
+)
 CASES = {
     "json": Case("GET of 190 bytes of JSON, 32 connections", _LOAD, under_load, "wrk"),
     "post": Case("POST of 2 KiB, 32 connections", _LOAD, partial(under_load, body=2048), "wrk"),
@@ -81,4 +91,5 @@ CASES = {
     "start": Case("from the command to ready", (Column("start", "ms", "{:.0f}", ratio=ENVOY),), start),
     "idle": Case("memory before the first request", (Column("rss_idle", "RSS MB", "{:.1f}", ratio=ENVOY),), idle),
     "tail": Case("32 connections while a token is obtained and metrics are read every second", _TAIL, tail, "wrk"),
+    "workers": Case("as json, thg-proxy alone, with one process and with several workers", _WORKERS, workers, "wrk"),
 }

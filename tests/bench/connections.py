@@ -41,7 +41,7 @@ def _room_for(clients: int) -> int:
 
 def _one_crowd(bench: Bench, peer: Peer) -> Figures:
     # Started for each round: memory that idle clients have left would serve the next ones.
-    with started(peer, bench.upstream, bench.core) as target:
+    with started(peer, bench.upstream, bench.cores) as target:
         load_on(target, bench.effort.warm_up)
         alone = load_on(target, bench.effort.seconds)
         before = rss(target)

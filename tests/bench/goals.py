@@ -57,6 +57,7 @@ GOALS = (
     Goal("memory", "growth MB", 5, is_ratio=False),
     Goal("start", "ms", 500, is_ratio=False),
     Goal("tail", "p99.9 ms", 1.2),
+    least("workers", "requests/s", 1.8),
 )
 
 

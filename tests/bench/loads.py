@@ -103,12 +103,12 @@ def tail(bench: Bench) -> list[Row]:
 
 def _undisturbed_tail(bench: Bench) -> Figures:
     # Started for each round, so that nothing runs beside it.
-    with started(thg_proxy(UNDISTURBED), bench.upstream, bench.core) as target:
+    with started(thg_proxy(UNDISTURBED), bench.upstream, bench.cores) as target:
         return _one_tail(target, bench.effort)
 
 
 def _disturbed_tail(bench: Bench) -> Figures:
-    with started(thg_proxy(THG_PROXY, *_EVERY_SECOND), bench.upstream, bench.core) as target:
+    with started(thg_proxy(THG_PROXY, *_EVERY_SECOND), bench.upstream, bench.cores) as target:
         with _scraped(target.metrics) as tokens:
             figures = _one_tail(target, bench.effort)
         refreshed = tokens[-1] - tokens[0]

@@ -49,6 +49,11 @@ def usage(pid: int) -> Usage:
     )
 
 
+def children(pid: int) -> dict[int, int]:
+    """The CPU that each child of a process has used, in clock ticks, by their ids."""
+    return {stat.pid: stat.cpu for stat in _processes() if stat.parent == pid}
+
+
 def process_tree(pid: int, processes: Mapping[int, Stat]) -> Iterator[Stat]:
     if pid in processes:
         yield processes[pid]
@@ -102,9 +107,9 @@ def _latency(percentile: str, report: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def wrk(url: str, *, seconds: int, connections: int, body: int, headers: tuple[str, ...]) -> Load:
-    """Runs `wrk` with one thread: GET, or POST of so many bytes."""
-    command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT)]
+def wrk(url: str, *, seconds: int, connections: int, body: int, headers: tuple[str, ...], threads: int = 1) -> Load:
+    """Runs `wrk`: GET, or POST of so many bytes."""
+    command = ["wrk", "--latency", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT)]
     command += [argument for header in headers for argument in ("-H", header)]
     done = subprocess.run([*command, url, *([str(body)] if body else [])], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from .measure import BenchError
-from .processes import free_port, running
+from .processes import Cores, free_port, running
 from .upstream import Upstream
 
 THG_PROXY, NGINX, ENVOY = "thg-proxy", "nginx", "envoy"
@@ -68,12 +68,12 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def started(peer: Peer, upstream: Upstream, core: int) -> Iterator[Target]:
-    """The peer serves on that core until the end of the block. Raises `BenchError` if it does not come up."""
+def started(peer: Peer, upstream: Upstream, cores: Cores) -> Iterator[Target]:
+    """The peer serves on these cores until the end of the block. Raises `BenchError` if it does not come up."""
     launch = peer.launch(peer.program, upstream)
     log = upstream.folder / f"{peer.name}.log"
     begin = time.perf_counter()
-    with running(launch.command, launch.ready, log, _environment(), core) as pid:
+    with running(launch.command, launch.ready, log, _environment(), cores) as pid:
         started_in = time.perf_counter() - begin
         url = f"http://127.0.0.1:{launch.port}"
         yield Target(peer.name, url, pid, log, started_in=started_in, metrics=launch.metrics)

@@ -1,4 +1,4 @@
-"""Starts a process on a given core, waits until it serves, and ends it by its id."""
+"""Starts a process on given cores, waits until it serves, and ends it by its id."""
 
 import http.client
 import os
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .measure import BenchError
+
+Cores = frozenset[int]
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT = 30.0
@@ -28,14 +30,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], ready: str, log: Path, environment: Mapping[str, str], core: int) -> Iterator[int]:
-    """The id of a process on that core that answers 200 at `ready` (an `http://` URL); its output goes to `log`.
+def running(
+    command: Sequence[str], ready: str, log: Path, environment: Mapping[str, str], cores: Cores
+) -> Iterator[int]:
+    """The id of a process on these cores that answers 200 at `ready` (an `http://` URL); its output goes to `log`.
 
     It appends there, so that the log can be emptied meanwhile. Raises `BenchError` if it ends or 30 seconds pass before
     it answers.
     """
     log.unlink(missing_ok=True)
-    with log.open("ab") as output, _on_core(core):
+    with log.open("ab") as output, on_cores(cores):
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
@@ -47,10 +51,10 @@ def running(command: Sequence[str], ready: str, log: Path, environment: Mapping[
 
 
 @contextmanager
-def _on_core(core: int) -> Iterator[None]:
-    """What is started within inherits the core, and so do its threads."""
+def on_cores(cores: Cores) -> Iterator[None]:
+    """What is started within inherits the cores, and so do its threads."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ _INTERRUPTED = (0, 128 + signal.SIGINT, -signal.SIGINT)
 
 def profile(bench: Bench) -> None:
     """Prints what perf and strace, where they are installed, see of the json case."""
-    with started(thg_proxy(), bench.upstream, bench.core) as target:
+    with started(thg_proxy(), bench.upstream, bench.cores) as target:
         load_on(target, bench.effort.warm_up)
         for (tool, install), look, columns in ((_PERF, _cpu, _CPU), (_STRACE, _calls, _CALLS)):
             if not program(tool):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .measure import BenchError, usage
 from .peers import Peer, Target, started
+from .processes import Cores
 from .report import Column, Figures, Progress, Row
 from .upstream import Upstream
 
@@ -18,7 +19,8 @@ class Effort:
     """How long to look.
 
     `rounds` of so many `seconds` under load, or of `long` seconds for what is rare; seconds of `warm_up` where no round
-    is for that; `bulk` bytes each way; the `requests` after which memory is looked at; the number of idle `clients`.
+    is for that; `bulk` bytes each way; the `requests` after which memory is looked at; the number of idle `clients`,
+    and of the proxy's `workers`.
     """
 
     rounds: int
@@ -28,6 +30,7 @@ class Effort:
     bulk: int
     requests: int
     clients: int
+    workers: int = 2
 
 
 FULL = Effort(rounds=5, seconds=2, long=5, warm_up=1, bulk=1 << 30, requests=1_000_000, clients=5_000)
@@ -36,12 +39,16 @@ QUICK = Effort(rounds=3, seconds=1, long=2, warm_up=1, bulk=1 << 27, requests=50
 
 @dataclass(frozen=True)
 class Bench:
-    """What all cases work with; the peers run on `core`, everything else on the core of the caller."""
+    """What all cases work with; the peers run on `cores`, everything else on the core of the caller.
+
+    `machine`: all cores that there are.
+    """
 
     upstream: Upstream
     upstream_pid: int
     peers: tuple[Peer, ...]
-    core: int
+    cores: Cores
+    machine: Cores
     effort: Effort
     progress: Progress
 
@@ -67,7 +74,7 @@ def all_started(bench: Bench) -> Iterator[tuple[list[Target], list[Row]]]:
         for peer in bench.peers:
             bench.progress.step(f"starting {peer.name}")
             try:
-                targets.append(stack.enter_context(started(peer, bench.upstream, bench.core)))
+                targets.append(stack.enter_context(started(peer, bench.upstream, bench.cores)))
             except BenchError as exc:
                 failed.append(Row(peer.name, failure=str(exc)))
         yield targets, failed

@@ -15,7 +15,7 @@ def start(bench: Bench) -> list[Row]:
 
 
 def _one_start(bench: Bench, peer: Peer) -> Figures:
-    with started(peer, bench.upstream, bench.core) as target:
+    with started(peer, bench.upstream, bench.cores) as target:
         return {"start": target.started_in / MILLI}
 
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from proxy.demo.certificates import Certificate, CertificateAuthority
 
-from .processes import free_port, running
+from .processes import Cores, free_port, running
 
 _CONF = Path(__file__).with_name("conf")
 _ANSWER = json.dumps({"status": "ok", "vehicles": [{"id": number, "state": "parked"} for number in range(100, 105)]})
@@ -68,8 +68,8 @@ class Upstream:
 
 
 @contextmanager
-def serving(nginx: str, core: int, bulk_size: int) -> Iterator[tuple[Upstream, int]]:
-    """The upstream and the id of its process, which serves on that core until the end of the block."""
+def serving(nginx: str, cores: Cores, bulk_size: int) -> Iterator[tuple[Upstream, int]]:
+    """The upstream and the id of its process, which serves on these cores until the end of the block."""
     with TemporaryDirectory(prefix="thg-proxy-bench-") as name, _sink() as sink_port:
         folder = Path(name)
         authority = CertificateAuthority(folder)
@@ -89,11 +89,19 @@ def serving(nginx: str, core: int, bulk_size: int) -> Iterator[tuple[Upstream, i
             key=upstream.certificate.key_file,
             answer=_ANSWER,
             sink_port=sink_port,
+            processes=_processes(len(cores)),
         )
         ready = f"http://127.0.0.1:{upstream.token_port}/"
         command = [nginx, "-e", "stderr", "-c", str(config)]
-        with running(command, ready, folder / "upstream.log", os.environ, core) as pid:
+        with running(command, ready, folder / "upstream.log", os.environ, cores) as pid:
             yield upstream, pid
+
+
+def _processes(count: int) -> str:
+    if count == 1:
+        return "master_process off;"
+    # Else root's would become those of a user who can't read what is here.
+    return f"worker_processes {count};" + (" user root;" if os.geteuid() == 0 else "")
 
 
 def _sparse(file: Path, size: int) -> Path:

@@ -39,9 +39,10 @@ def test_given(tmp_path: Path) -> None:
 def test_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notes go to stderr, a line each, and do not keep the command from its work."""
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(tell, ["--set", "workers=2"], env=ENVIRON)
+    unprotected = ["--set", "upstream.url=http://10.0.0.1", "--set", "upstream.insecure=true"]
+    result = CliRunner().invoke(tell, unprotected, env=ENVIRON)
     assert result.exit_code == 0
-    assert result.stderr.startswith("note: workers: has no effect in this version")
+    assert result.stderr == "note: upstream.insecure: the token is sent without encryption\n"
     assert result.stdout == "None defaults info errors\n"
 
 

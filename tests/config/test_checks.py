@@ -1,3 +1,4 @@
+import platform
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,7 @@ BAD = {
         "tracing.otlp_endpoint: must be the address of the collector, and is listen.address of this proxy"
     ),
     "workers: 0": "workers: must be at least 1",
+    "{workers: 2, oauth: {dpop: true}}": "workers: must be 1 with oauth.dpop: true, whose key is in one process only",
 }
 BAD_PROVIDERS = {
     "oauth: {}": "oauth.token_url: is required, unless oauth.issuer is given",
@@ -173,6 +175,7 @@ GOOD = [
     "admin: {address: 0.0.0.0:9090}",
     "tracing: {otlp_endpoint: 'https://collector.example/otlp/', sample: 0}",
     "tracing: {otlp_endpoint: http://collector:4318, sample: 1}",
+    "workers: 8",
 ]
 
 
@@ -205,6 +208,14 @@ def test_keyring(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     (problem,) = problems("oauth: {clients: [{client_secret: {keyring: thg/app}}]}")
     assert problem.startswith("oauth.clients[0].client_secret: there is no keyring that this session can reach; use")
+
+
+def test_workers_elsewhere(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other systems know SO_REUSEPORT, too, and give all connections to one of those that share the port."""
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert problems("workers: 1") == []
+    (problem,) = problems("workers: 2")
+    assert problem.startswith("workers: must be 1 on this system: only Linux shares a port out between processes")
 
 
 EC_KEY = "{auth_method: private_key_jwt, clients: [{client_secret: {file: key.pem}, key_id: k1}]"

@@ -1,12 +1,16 @@
 """The shares of the file descriptors."""
 
+import errno
+import os
 import resource
+import sys
 from math import inf
+from pathlib import Path
 
 import pytest
 
 from proxy.server import descriptors
-from proxy.server.descriptors import ADMIN, RESERVE, for_admin, for_clients, raise_limit
+from proxy.server.descriptors import ADMIN, RESERVE, for_admin, for_clients, in_use, raise_limit
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,28 @@ def test_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is none, clients have none; operators do."""
     monkeypatch.setattr(descriptors, "limit", lambda: inf)
     assert (for_admin(), for_clients(256)) == (ADMIN, inf)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is /proc that it is about")
+def test_in_use() -> None:
+    """What is open is counted, beside what may be."""
+    used, most = in_use() or (0, 0)
+    assert most == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with Path(os.devnull).open():
+        assert (in_use() or (0, 0))[0] == used + 1
+
+
+def test_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no limit, or nothing to look with, there is no figure."""
+    monkeypatch.setattr(descriptors, "limit", lambda: inf)
+    assert in_use() is None
+    monkeypatch.setattr(descriptors, "limit", lambda: 64)
+    monkeypatch.setattr(os, "listdir", no_descriptor_left)
+    assert in_use() is None
+
+
+def no_descriptor_left(_path: str) -> list[str]:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.mark.parametrize(

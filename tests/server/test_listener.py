@@ -3,9 +3,9 @@
 import asyncio
 import io
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 import uvloop
@@ -45,16 +45,19 @@ class Noticed(io.StringIO):
 
 
 class Scene:
-    def __init__(self, listening: socket.socket, limit: Callable[[], float]) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], limit: Callable[[], float] = lambda: inf, at_once: float = inf
+    ) -> None:
         self.connections = Connections()
         self.log = Noticed()
-        self.address = listening.getsockname()
+        self.address = sockets[0].getsockname()
         self.listener = Listener(
-            [listening],
+            sockets,
             lambda: Greeter(self.connections),
             Log(self.log),
             count=lambda: self.connections.count,
             limit=limit,
+            at_once=at_once,
         )
 
     async def connect(self) -> "Caller":
@@ -66,6 +69,10 @@ class Caller:
         self._reader = reader
         self._writer = writer
 
+    @classmethod
+    async def to(cls, listening: socket.socket) -> Self:
+        return cls(*await asyncio.open_connection(*listening.getsockname()))
+
     async def is_served(self) -> bool:
         return await self._reader.read(5) == b"hello"
 
@@ -74,9 +81,9 @@ class Caller:
         await self._writer.wait_closed()
 
 
-def play(story: Callable[[Scene], Awaitable[None]], listening: socket.socket | None = None, limit: float = inf) -> None:
+def play(story: Callable[[Scene], Awaitable[None]], *sockets: socket.socket, limit: float = inf) -> None:
     async def run() -> None:
-        scene = Scene(listening or socket.create_server(("127.0.0.1", 0)), lambda: limit)
+        scene = Scene(sockets or [socket.create_server(("127.0.0.1", 0))], lambda: limit)
         async with asyncio.timeout(TIMEOUT):
             await story(scene)
             scene.listener.close()
@@ -149,6 +156,61 @@ def test_accept_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Too many open files" in scene.log.getvalue()
 
     play(story, listening)
+
+
+def test_watch() -> None:
+    """It accepts where it is told to, and leaves the rest to others until it is told otherwise."""
+    watched, left = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+
+    async def story(scene: Scene) -> None:
+        scene.listener.watch({watched})
+        waiting = await Caller.to(left)
+        callers = []
+        # Whoever comes after it is served before it.
+        for count in range(1, 4):
+            callers.append(await Caller.to(watched))
+            assert await callers[-1].is_served()
+            assert scene.connections.count == count
+        scene.listener.watch({watched, left})
+        assert await waiting.is_served()
+        for caller in (waiting, *callers):
+            await caller.leave()
+
+    play(story, watched, left)
+
+
+def test_one_at_a_time() -> None:
+    """Of many that come at once to a socket that two accept on, each gets a part."""
+
+    async def story(_scene: Scene) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        both = [Scene([each], at_once=1) for each in (listening, listening.dup())]
+        callers = [socket.create_connection(listening.getsockname(), TIMEOUT) for _ in range(20)]
+        loop = asyncio.get_running_loop()
+        for caller in callers:
+            caller.settimeout(0)
+            assert await loop.sock_recv(caller, 5) == b"hello"
+        assert min(scene.connections.count for scene in both) > 5
+        for scene in both:
+            scene.listener.close()
+        for caller in callers:
+            caller.close()
+
+    play(story)
+
+
+def test_close_takes_what_was_left() -> None:
+    """At the end, connections of a socket that nobody watches are taken like the others (R162)."""
+    watched, left = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+
+    async def story(scene: Scene) -> None:
+        scene.listener.watch({watched})
+        waiting = await Caller.to(left)
+        scene.listener.close()
+        assert await waiting.is_served()
+        await waiting.leave()
+
+    play(story, watched, left)
 
 
 def test_close() -> None:

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import select
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from proxy.server.sockets import address_of, claim, close, listen
+from proxy.server.sockets import address_of, claim, close, listen, listen_together
 from proxy.settings import Address
 
 
@@ -44,6 +46,42 @@ def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = addresses[:1]
     with pytest.raises(OSError, match=rf"Errno ({errno.EADDRNOTAVAIL}|{errno.EAFNOSUPPORT})\b"):
         listen(Address("localhost", 0), 0o600)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_port_for_several(count: int) -> None:
+    """Each process has a socket of its own for each address, and all of them have the port that the kernel chose."""
+    together = listen_together(Address("localhost", 0), 0o600, count)
+    assert len(together) == count
+    assert len({address_of(listening).port for each in together for listening in each}) == 1
+    hosts = [[address_of(listening).host for listening in each] for each in together]
+    assert hosts == [hosts[0]] * count
+    for listening in (listening for each in together for listening in each):
+        close(listening)
+
+
+def test_connections_are_shared_out() -> None:
+    """The kernel gives each connection to one of them."""
+    (first,), (second,) = listen_together(Address("127.0.0.1", 0), 0o600, 2)
+    with first, second, ExitStack() as callers:
+        for listening in (first, second):
+            listening.settimeout(0)
+            while not select.select([listening], [], [], 0)[0]:
+                callers.enter_context(socket.create_connection(first.getsockname()))
+
+
+def test_a_shared_port_in_use() -> None:
+    """A second proxy on the port is told so: it would take away connections, and nobody would know why."""
+    ((first,), (second,)) = listen_together(Address("127.0.0.1", 0), 0o600, 2)
+    with first, second, pytest.raises(OSError, match="in use"):
+        listen_together(address_of(first), 0o600, 2)
+
+
+def test_one_unix_socket_for_several(tmp_path: Path) -> None:
+    """There can be one at a path, which all of them share."""
+    (first,), (second,) = listen_together(Address(path=str(tmp_path / "socket")), 0o600, 2)
+    assert first is second
+    close(first)
 
 
 def test_a_port_in_use() -> None:
