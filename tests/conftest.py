@@ -1,6 +1,7 @@
 """What several test modules stand on: real servers, and the command in its own process, over real sockets."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from tests.peers import Upstream
 def nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whoever runs the tests has no configuration of their own."""
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("nobody"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """What a script starts in the background ignores SIGINT, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

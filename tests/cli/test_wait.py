@@ -91,6 +91,13 @@ def test_ready_proxy_is_not_waited_for() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
 
 
+def test_unix_socket_that_is_not_there(tmp_path: Path) -> None:
+    """A proxy that has not made its socket yet is one that is waited for."""
+    done = wait("--admin", f"unix:{tmp_path}/admin.sock", "--timeout", "0s")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"not ready after 0s: no answer from unix:{tmp_path}/admin.sock (FileNotFoundError)\n"
+
+
 def test_wait_ends_when_the_proxy_becomes_ready() -> None:
     """Off a terminal each new reason is one plain line, until the proxy is ready."""
     with admin_port(STARTING, STARTING, REFUSED, READY) as url:
