@@ -88,6 +88,9 @@ def test_every_method_is_known() -> None:
         ("federated", "client", "not-a-jwt"),
         ("federated", "client", "two.parts"),
         ("federated", "client", "a.b.c.d.e"),
+        ("federated", "client", ".b.c"),
+        ("federated", "client", "a..c"),
+        ("federated", "client", "a.b."),
         ("federated", "client", "a.b.c\n"),
         ("federated", "client", "a.b.c&scope=all"),
         ("federated", "client", "a.b." + "c" * 16384),
@@ -124,7 +127,7 @@ def test_why_credentials_can_not_be_sent(method: str, client_id: str, secret: st
 
 def test_assertion_as_large_as_may_be() -> None:
     """An assertion of 16 KiB is sent."""
-    largest = "a.b." + "c" * (16 * 1024 - 4)
+    largest = "aZ09-_.bZ09-_." + "c" * (16 * 1024 - 14)
 
     assert ("client_assertion", largest) in form(request("federated", ClientCredentials(Secret("c"), Secret(largest))))
 
