@@ -41,6 +41,15 @@ def provider(backstage: Backstage) -> Iterator[DemoProvider]:
     backstage.run(provider.stop())
 
 
+@pytest.fixture
+def secure_provider(backstage: Backstage, provider: DemoProvider, authority: CertificateAuthority) -> DemoProvider:
+    """The provider behind TLS, under its name; aiohttp asks an egress proxy for a tunnel to https only."""
+    backstage.run(provider.stop())
+    backstage.run(provider.start(ssl_context=authority.server_context("localhost")))
+    provider.url = provider.url.replace("127.0.0.1", "localhost")
+    return provider
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     return CertificateAuthority(tmp_path_factory.mktemp("certificates"))

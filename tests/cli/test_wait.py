@@ -17,6 +17,8 @@ from typing import ClassVar
 
 import pytest
 
+from tests.peers import free_port
+
 Reply = tuple[int, bytes]
 
 
@@ -77,11 +79,6 @@ def command(*arguments: str) -> list[str]:
 def wait(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("THG_PROXY")}
     return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, env=clean | environ)
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
 
 
 def test_ready_proxy_is_not_waited_for() -> None:
