@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fleet image lock audit clean
+.PHONY: demo test lint bench fleet image lock audit reference clean
 
 demo: .venv/run
 	$(BIN)/thg-proxy demo
@@ -28,6 +28,10 @@ lock: .venv/test
 
 audit: .venv/test
 	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.txt
+
+# deploy/REFERENCE.md, from the code.
+reference: .venv/test
+	$(BIN)/python -m tests.deploy.reference
 
 clean:
 	rm -rf .venv

@@ -18,7 +18,8 @@ from proxy.metrics import Metrics
 from proxy.rotation import RotatingSecret
 from proxy.settings import OAuth
 
-# A clock that is wrong by more than this is worth a warning, in seconds.
+# A clock that is wrong by more than this is worth a warning, in seconds: tokens seem to be issued in the future, or end
+# early.
 TOLERABLE_SKEW = 10.0
 
 # After these the next client is asked: nothing but an operator's hand helps this one (RFC 6749 §5.2).

@@ -203,7 +203,7 @@ def capture_standard_logging(log: Log) -> None:
     def show_warning(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
     ) -> None:
-        log.warning("python warning", kind=category.__name__, message=_words(str(message)), at=_place(filename, lineno))
+        log.warning("python_warning", kind=category.__name__, message=_words(str(message)), at=_place(filename, lineno))
 
     logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
     warnings.showwarning = show_warning

@@ -1,4 +1,4 @@
-"""The whole configuration as frozen values: every key, its type and its default; `config.py` reads it."""
+"""The whole configuration as frozen values: every key, its type and its default; `proxy.config` reads it."""
 
 import ipaddress
 import re

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
+from proxy.background import in_background
+
 # A change counts once it has been the same for two looks in a row, so that a file is not read half-written.
 INTERVAL = 1.0
 
@@ -30,7 +32,8 @@ class FileWatch:
         seen = self._known
         while True:
             await asyncio.sleep(INTERVAL)
-            before, seen = seen, await asyncio.to_thread(self._look)
+            # A file system can hang.
+            before, seen = seen, await asyncio.wrap_future(in_background(self._look))
             if seen != self._known and seen == before:
                 changed = [path for path in self._paths if seen[path] != self._known[path]]
                 self._known = seen

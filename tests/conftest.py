@@ -1,6 +1,7 @@
 """What several test modules stand on: real servers, and the command in its own process, over real sockets."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("nobody"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """What a script starts in the background ignores SIGINT, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def backstage() -> Iterator[Backstage]:
     stage = Backstage()
@@ -32,6 +39,15 @@ def provider(backstage: Backstage) -> Iterator[DemoProvider]:
     backstage.run(provider.start())
     yield provider
     backstage.run(provider.stop())
+
+
+@pytest.fixture
+def secure_provider(backstage: Backstage, provider: DemoProvider, authority: CertificateAuthority) -> DemoProvider:
+    """The provider behind TLS, under its name; aiohttp asks an egress proxy for a tunnel to https only."""
+    backstage.run(provider.stop())
+    backstage.run(provider.start(ssl_context=authority.server_context("localhost")))
+    provider.url = provider.url.replace("127.0.0.1", "localhost")
+    return provider
 
 
 @pytest.fixture(scope="session")

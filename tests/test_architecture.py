@@ -61,6 +61,7 @@ IMPURE = frozenset(
 )
 
 MAX_LINES = 370
+MAX_FUNCTION_LINES = 60
 
 # Modules without a test file of their own, and why.
 _WHOLE_CONNECTIONS = "its subject is whole connections: tests/behaviour drives it in the real process"
@@ -156,6 +157,14 @@ def test_no_module_grows_without_bound(module: Path) -> None:
     """A module has one reason to change, and can be read in one sitting."""
     lines = (PACKAGE / module).read_text().count("\n")
     assert lines <= MAX_LINES
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_no_function_grows_without_bound(module: Path) -> None:
+    """A function does one thing, and can be seen as a whole: the limits of `make lint` count all but its lines."""
+    functions = [node for node in ast.walk(tree(module)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert not {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES}
 
 
 def mirror(module: Path) -> Path:

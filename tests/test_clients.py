@@ -1,12 +1,15 @@
 """Several clients: who obtains the token, and what keeps the others in use."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from proxy.core.grant import Refusal
 from proxy.errors import ClientRejected
-from tests.token_stage import DAY, EPOCH, TRANSIENT, TWO, Stage, failure, token
+from proxy.secret import SecretRef
+from proxy.settings import Client, OAuth
+from tests.token_stage import DAY, EPOCH, TRANSIENT, TWO, Stage, failure, literal, token
 
 
 def states(stage: Stage) -> dict[str, str]:
@@ -37,6 +40,32 @@ def test_next_client_takes_over_at_once() -> None:
     assert stage.metric("token_requests_total", client="primary", result="invalid_client") == 1
     assert stage.metric("token_requests_total", client="backup", result="ok") == 1
     assert stage.metric("client_last_used_timestamp_seconds", client="backup") == pytest.approx(EPOCH + 0.2)
+
+
+def test_client_whose_secret_can_not_be_read(tmp_path: Path) -> None:
+    """The next one takes over, and operators hear which file it is (R100)."""
+    secret = tmp_path / "secret"
+    primary = Client(client_id=literal("id"), client_secret=SecretRef("file", str(secret)))
+
+    async def play(stage: Stage) -> None:
+        await stage.source.acquire()
+        assert states(stage) == {"primary": "rejected", "backup": "active"}
+
+    stage = Stage(oauth=OAuth(clients=(primary, TWO.clients[1])))
+    stage.run(play)
+
+    assert stage.provider.shown == [("id2", "secret2")]
+    assert (
+        stage.log[0]
+        | {
+            "event": "client_rejected",
+            "client": "primary",
+            "result": "secret_unreadable",
+            "reason": f"the file {secret} can't be read: No such file or directory",
+        }
+        == stage.log[0]
+    )
+    assert stage.metric("token_requests_total", client="primary", result="secret_unreadable") == 1
 
 
 def test_first_client_is_taken_back() -> None:

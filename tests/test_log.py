@@ -330,6 +330,13 @@ def test_message_is_kept_up_to_its_first_value(captured: Lines, message: str, ke
     assert (captured.event["level"], captured.event["message"]) == ("warning", kept)
 
 
+def test_exception_that_was_never_raised(captured: Lines) -> None:
+    """A library can log one that it has only made: it comes from nowhere."""
+    logging.getLogger("asyncio").error("CANCELLED", exc_info=ValueError("CANARY"))
+    assert (captured.event["exception"], captured.event["at"]) == ("ValueError", "")
+    assert "CANARY" not in captured.text
+
+
 def test_library_chatter_is_not_logged(captured: Lines) -> None:
     """Below a warning the libraries say nothing."""
     logging.getLogger("aiohttp.access").info("GET /?CANARY")

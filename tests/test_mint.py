@@ -170,6 +170,29 @@ def test_lock_that_is_never_free() -> None:
     assert stage.log[0]["reason"] == "others held the lock of oauth.store all the time"
 
 
+def test_standby_client_that_never_has_its_turn() -> None:
+    """Where others hold the lock, it is put off until the next slow try, and does not ask on and on."""
+    tries = []
+
+    class Busy(Elsewhere):
+        async def lock(self, wait: float) -> None:
+            tries.append(stage.clock.monotonic() - 1000)
+            await super().lock(wait)
+
+    async def play(stage: Stage) -> None:
+        stage.source.start()
+        await stage.until(400)
+        assert line(stage) == b"Authorization: Bearer stored\r\n"
+
+    store = Busy()
+    store.shared = holding().shared
+    stage = Stage(oauth=TWO, store=store)
+    stage.run(play)
+
+    assert tries == pytest.approx([0, 310], abs=1)
+    assert stage.provider.asked == []
+
+
 def test_what_is_there_is_used_without_the_lock() -> None:
     """A restart in an outage does not wait for the turn of those who ask in vain (R89)."""
 

@@ -199,6 +199,29 @@ def test_rejected_client() -> None:
     assert "Customer Portal, API Settings" in line["hint"]
 
 
+def test_reload_asks_a_provider_that_refused() -> None:
+    """Who has registered the client at last, and reloads, does not wait for the slow retry (R82)."""
+
+    async def play(stage: Stage) -> None:
+        stage.source.start()
+        await stage.until(60)
+        stage.source.reconsider()
+        await stage.until(61)
+        assert stage.source.current() is None
+        stage.provider.answer = token()
+        await stage.until(120)
+        stage.source.reconsider()
+        await stage.until(121)
+        assert stage.source.current() is not None
+        stage.source.reconsider()
+        await stage.until(180)
+
+    stage = Stage(REJECTED)
+    stage.run(play)
+
+    assert stage.provider.asked == pytest.approx([0, 60, 120])
+
+
 def test_valid_token_outlives_a_rejected_client() -> None:
     """A permanent refusal is a warning while the token is good (F7)."""
 

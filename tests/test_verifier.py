@@ -1,6 +1,8 @@
 import asyncio
+import io
 import json
 import time
+from typing import TextIO
 
 import pytest
 from joserfc import jwt
@@ -38,9 +40,9 @@ def response(key: ECKey = KEY) -> TokenResponse:
     return TokenResponse(Secret(text), 600, unverified_times(text).exp, None, 0.0)
 
 
-def verifier(provider: Provider, max_age: float = 900) -> Verifier:
+def verifier(provider: Provider, max_age: float = 900, log: TextIO | None = None) -> Verifier:
     oauth = OAuth(verify=Verify(jwks_max_age=Duration(max_age)))
-    return Verifier(oauth, provider, Metrics(), Log(None), clock=time, random=lambda: 0.0)
+    return Verifier(oauth, provider, Metrics(), Log(log), clock=time, random=lambda: 0.0)
 
 
 def test_good_token() -> None:
@@ -64,6 +66,24 @@ def test_foreign_token() -> None:
 
     with pytest.raises(BadJwt, match="signature"):
         asyncio.run(verifier(Script(DOCUMENT)).require(response(stranger), patience=0))
+
+
+def test_warnings() -> None:
+    """What is wrong with tokens is said once, and once more when it comes back (R114)."""
+    log = io.StringIO()
+    judge = verifier(Script(DOCUMENT), log=log)
+    stranger = ECKey.generate_key("P-256", {"kid": "one"})
+
+    async def play() -> None:
+        for key in (stranger, stranger, KEY, stranger):
+            await judge.warn(response(key))
+
+    asyncio.run(play())
+
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [(line["event"], line["reason"]) for line in lines] == [
+        ("token_not_verified", "The token's signature is wrong.")
+    ] * 2
 
 
 @pytest.mark.parametrize("document", [b"<html>", b'{"keys": []}', b"[]", b'{"keys": [{"kty": "oct", "k": "AA"}]}'])

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,3 +79,33 @@ def test_file_is_told_of_when_it_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     """A file may come later than the proxy."""
     monkeypatch.setattr(watch, "INTERVAL", 0.01)
     assert changes(tmp_path / "secret", Path.touch)
+
+
+HANGING = """
+import asyncio, threading
+from proxy import watch
+
+async def main():
+    looks = threading.Event()
+
+    def hang(path):
+        looks.set()
+        threading.Event().wait()
+
+    watching = watch.FileWatch(["secret"], print)
+    watch.INTERVAL, watch._signature = 0, hang
+    task = asyncio.get_running_loop().create_task(watching.run())
+    while not looks.is_set():
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+def test_process_ends() -> None:
+    """A file system that hangs does not keep the process from ending (R162)."""
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, check=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("ended\n", "")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from proxy.clients import TOLERABLE_SKEW
 from proxy.core.claims import unverified
 from proxy.core.grant import Refusal, TokenResponse
 from proxy.core.jwt import parse_jwks, verify
@@ -14,9 +15,6 @@ from proxy.errors import BadJwt, BadKeySet, UnknownKey
 from proxy.idp import Provider
 from proxy.settings import OAuth
 from proxy.verifier import expected_of
-
-# From here on tokens seem to be issued in the future, or to expire early.
-TOLERABLE_SKEW = 10.0
 
 
 async def read_claims(token: TokenResponse, oauth: OAuth) -> Finding[bool]:

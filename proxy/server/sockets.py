@@ -91,7 +91,8 @@ def claim(path: str) -> None:
 def remove_dead(path: str) -> None:
     """Removes a Unix socket that nobody listens on."""
     if _is_dead(path):
-        Path(path).unlink()
+        # Workers that end together all find it dead.
+        Path(path).unlink(missing_ok=True)
 
 
 def _is_dead(path: str) -> bool:

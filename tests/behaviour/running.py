@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.demo.idp import DemoProvider
 from tests.behaviour.canaries import leaks
-from tests.peers import TIMEOUT, Client, Load, Upstream, free_ports
+from tests.peers import TIMEOUT, Client, Load, Response, Upstream, free_ports, request
 
 T = TypeVar("T")
 
@@ -36,6 +36,17 @@ def until(condition: Callable[[], T], what: str = "") -> T:
         assert time.monotonic() < end, f"never: {what or condition}"
         time.sleep(0.01)
     return result
+
+
+def call(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
+    """The status, and the body."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
 
 
 class Backstage:
@@ -78,13 +89,7 @@ class Proxy:
         return Client(self.port)
 
     def admin(self, path: str, method: str = "GET") -> tuple[int, bytes]:
-        connection = HTTPConnection("127.0.0.1", self.admin_port, timeout=TIMEOUT)
-        try:
-            connection.request(method, path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        return call(self.admin_port, path, method)
 
     def status(self) -> dict[str, Any]:
         decoded: dict[str, Any] = msgspec.json.decode(self.admin("/status")[1])
@@ -106,16 +111,15 @@ class Proxy:
 
     @property
     def is_ready(self) -> bool:
-        try:
-            return self.admin("/readyz")[0] == 200
-        except OSError:
-            assert self.process.poll() is None, f"the proxy has ended:\n{self.log}"
-            return False
+        return self._is_well("/readyz")
 
     @property
     def is_live(self) -> bool:
+        return self._is_well("/livez")
+
+    def _is_well(self, probe: str) -> bool:
         try:
-            return self.admin("/livez")[0] == 200
+            return self.admin(probe)[0] == 200
         except OSError:
             assert self.process.poll() is None, f"the proxy has ended:\n{self.log}"
             return False
@@ -156,6 +160,18 @@ class Proxy:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT + 30)
+
+
+def ask(proxy: Proxy, method: bytes = b"GET") -> Response:
+    with proxy.connect() as client:
+        client.send(request(method, b"/a", body=b"body" if method == b"POST" else b""))
+        return client.response()
+
+
+def problem(response: Response) -> tuple[int, bytes]:
+    """The status, and what it says of the upstream."""
+    (proxy_status,) = response.values(b"Proxy-Status")
+    return response.status, proxy_status.removeprefix(b"thg-proxy; error=")
 
 
 Launch = Callable[..., Proxy]

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from proxy.demo.certificates import CertificateAuthority
-from tests.behaviour.running import Launcher, Proxy, until
-from tests.peers import OK, TIMEOUT, MuteTls, Reader, Response, Upstream, blackhole, request
+from tests.behaviour.running import Launcher, ask, problem, until
+from tests.peers import OK, TIMEOUT, MuteTls, Reader, Upstream, blackhole
 
 
 @contextmanager
@@ -25,18 +25,6 @@ def closed_port() -> Iterator[tuple[int, socket.socket]]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1], sock
-
-
-def ask(proxy: Proxy, method: bytes = b"GET") -> Response:
-    with proxy.connect() as client:
-        client.send(request(method, b"/a", body=b"body" if method == b"POST" else b""))
-        return client.response()
-
-
-def problem(response: Response) -> tuple[int, bytes]:
-    """The status, and what it says of the upstream."""
-    (proxy_status,) = response.values(b"Proxy-Status")
-    return response.status, proxy_status.removeprefix(b"thg-proxy; error=")
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])

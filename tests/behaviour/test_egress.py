@@ -14,14 +14,13 @@ import pytest
 from proxy.core.lifecycle import MIN_INTERVAL
 from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import DemoProvider
-from tests.behaviour.running import Backstage, Launch, Launcher, Proxy, until
+from tests.behaviour.running import Launch, Launcher, Proxy, ask, problem, until
 from tests.egress import GRANTED, EgressProxy, tls_records
 from tests.mutual import asking_for_certificates
 from tests.peers import (
     OK,
     TIMEOUT,
     Received,
-    Response,
     Upstream,
     blackhole,
     free_port,
@@ -53,15 +52,6 @@ def egress(api: Upstream) -> Iterator[EgressProxy]:
 
 
 @pytest.fixture
-def secure_provider(backstage: Backstage, provider: DemoProvider, authority: CertificateAuthority) -> DemoProvider:
-    """The provider behind TLS; aiohttp asks an egress proxy for a tunnel to https only."""
-    backstage.run(provider.stop())
-    backstage.run(provider.start(ssl_context=authority.server_context("localhost")))
-    provider.url = provider.url.replace("127.0.0.1", "localhost")
-    return provider
-
-
-@pytest.fixture
 def launch_through(launch: Launcher, authority: CertificateAuthority) -> Launch:
     """A proxy in front of https://api.invalid, with overrides."""
 
@@ -75,18 +65,6 @@ def launch_through(launch: Launcher, authority: CertificateAuthority) -> Launch:
         )
 
     return start
-
-
-def ask(proxy: Proxy, method: bytes = b"GET") -> Response:
-    with proxy.connect() as client:
-        client.send(request(method, b"/a", body=b"body" if method == b"POST" else b""))
-        return client.response()
-
-
-def problem(response: Response) -> tuple[int, bytes]:
-    """The status, and what it says of the upstream."""
-    (proxy_status,) = response.values(b"Proxy-Status")
-    return response.status, proxy_status.removeprefix(b"thg-proxy; error=")
 
 
 # What the egress proxy sees.

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from proxy.demo.certificates import CertificateAuthority
-from tests.behaviour.running import Launcher, Proxy, until
+from tests.behaviour.running import Launcher, Proxy, clean_environment, until
 from tests.peers import OK, STALL, TIMEOUT, Received, Upstream, request
 
 RESET = struct.pack("ii", 1, 0)
@@ -97,6 +97,43 @@ def test_failure_before_the_head(proxy: Proxy, upstream: Upstream, answer: bytes
     assert response.values(b"Proxy-Status") == [b"thg-proxy; error=" + error]
     assert response.values(b"X-Request-Id") == [problem["instance"].encode()]
     assert b"localhost" not in response.body
+
+
+BUG = """
+from proxy.admission import Admission
+
+admit = Admission.admit
+
+def buggy(self, message):
+    if message.path == "/bug":
+        raise LookupError("canary")
+    return admit(self, message)
+
+Admission.admit = buggy
+"""
+
+
+def test_a_bug_of_our_own(launch: Launcher, upstream: Upstream, tmp_path: Path) -> None:
+    """What nobody has foreseen is a 500 that says nothing of it, a line in the log, and no end (R128, R145)."""
+    (tmp_path / "sitecustomize.py").write_text(BUG)
+    path = os.pathsep.join([str(tmp_path), clean_environment(launch.provider)["PYTHONPATH"]])
+    log_file = tmp_path / "buggy.log"
+    with log_file.open("wb") as log:
+        process = launch.spawn(upstream, environment={"PYTHONPATH": path}, stderr=log)
+    proxy = Proxy(process, 0, 0, log_file)
+    try:
+        proxy.find_ports()
+        with proxy.connect() as client:
+            response = client.get(b"/bug")
+            assert client.get().body == b"ok"
+        (line,) = proxy.log_lines("unexpected_error")
+    finally:
+        assert proxy.stop() == 0
+
+    assert (response.status, json.loads(response.body)["code"]) == (500, "internal")
+    assert response.values(b"Proxy-Status") == [b"thg-proxy; error=proxy_internal_error"]
+    assert line["error"] == "LookupError"
+    assert "canary" not in response.body.decode() + proxy.log
 
 
 def test_silent_upstream(launch: Launcher, upstream: Upstream) -> None:

@@ -81,6 +81,7 @@ CLIENTS = {
     "http": {"chunks", "expect"},
     "go": {"chunks", "expect"},
 }
+IN_PYTHON: dict[str, type[RealClient]] = {"requests": Requests, "httpx2": Httpx, "aiohttp": Aiohttp}
 # One of each kind, the last ones small: a client that keeps its connection needs no other.
 IN_A_ROW = (
     *(Call(), Call("HEAD", "/large"), Call("POST", body="large"), Call(target="/chunked"), Call(target="/gzip")),
@@ -195,12 +196,8 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> RealClient:
             return Curl(tmp_path)
         case "curl with HTTP 1.0":
             return Curl(tmp_path, "--http1.0")
-        case "requests":
-            return Requests()
-        case "httpx2":
-            return Httpx()
-        case "aiohttp":
-            return Aiohttp()
+        case "requests" | "httpx2" | "aiohttp" as name:
+            return IN_PYTHON[name]()
         case "go":
             program: Program = request.getfixturevalue("go")
             return program

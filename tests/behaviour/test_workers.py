@@ -128,7 +128,7 @@ def test_first_token(launch: Launcher, upstream: Upstream, provider: DemoProvide
         assert [client.response().status for client in clients] == [200] * 100
 
     assert token_calls(provider) == 1
-    assert {line["worker"] for line in crew.proxy.log_lines("request")} == {1, 2}
+    until(lambda: {line["worker"] for line in crew.proxy.log_lines("request")} == {1, 2})
     assert crew.proxy.metric("thg_proxy_token_waits_total", result="ok") == 100
 
 
@@ -154,7 +154,7 @@ def test_refused_token_of_many(launch: Launcher, upstream: Upstream, provider: D
 
     assert token_calls(provider) == 2
     assert len(upstream.requests) == 200
-    assert {line["worker"] for line in crew.proxy.log_lines("request")} == {1, 2}
+    until(lambda: {line["worker"] for line in crew.proxy.log_lines("request")} == {1, 2})
 
 
 def test_reasons(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:

@@ -37,6 +37,7 @@ class Home:
             "PYTHONPATH": str(ROOT),
             "TERM": "xterm",
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
         }
 
     @property

@@ -17,6 +17,8 @@ from typing import ClassVar
 
 import pytest
 
+from tests.peers import free_port
+
 Reply = tuple[int, bytes]
 
 
@@ -79,16 +81,18 @@ def wait(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, env=clean | environ)
 
 
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
-
-
 def test_ready_proxy_is_not_waited_for() -> None:
     """A proxy that is ready ends the wait at once, with exit code 0 and nothing on stderr."""
     with admin_port(READY) as url:
         done = wait("--admin", url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
+
+
+def test_unix_socket_that_is_not_there(tmp_path: Path) -> None:
+    """A proxy that has not made its socket yet is one that is waited for."""
+    done = wait("--admin", f"unix:{tmp_path}/admin.sock", "--timeout", "0s")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"not ready after 0s: no answer from unix:{tmp_path}/admin.sock (FileNotFoundError)\n"
 
 
 def test_wait_ends_when_the_proxy_becomes_ready() -> None:

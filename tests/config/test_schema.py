@@ -49,6 +49,7 @@ MISTAKES = {
     "policy: {require_header: {name: a}}": "policy.require_header.value: is required",
     "policy: {allow: none}": "policy.allow: must be all or a list such as [a, b]",
     "policy: {allow: [{methods: [GET]}]}": "policy.allow[0].path: is required",
+    "policy: {allow: [{path: [/]}]}": "policy.allow[0].path: must be text",
     "oauth: {clients: [a]}": "oauth.clients[0]: must be a mapping of keys to values",
     f"oauth: {{clients: [{{client_secret: {{value: {CANARY}}}}}]}}": "oauth.clients[0].client_secret: must be {env:",
     f"oauth: {{clients: [{{client_secret: [{CANARY}]}}]}}": "oauth.clients[0].client_secret: must be {env:",

@@ -286,6 +286,16 @@ def test_no_secret_on_the_command_line(problems: Problems) -> None:
     assert CANARY not in problem
 
 
+def test_no_password_on_the_command_line(problems: Problems) -> None:
+    """That of a store neither; in the environment it is accepted (R147)."""
+    url = f"redis://user:{CANARY}@127.0.0.1/0"
+    (problem,) = problems("", f"oauth.store={url}")
+    assert problem == (
+        "oauth.store: must not hold a password here: put it into the file or THG_PROXY__OAUTH__STORE (--set)"
+    )
+    assert not problems("", environ=ENVIRON | {"THG_PROXY__OAUTH__STORE": url})
+
+
 def test_doubled_key_is_not_hidden(problems: Problems) -> None:
     """A key that stands twice in the file is a problem, whatever overrides it (R165)."""
     (problem,) = problems("log: {level: info}\nlog: {level: debug}", "log.level=error")

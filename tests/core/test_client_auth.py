@@ -88,6 +88,9 @@ def test_every_method_is_known() -> None:
         ("federated", "client", "not-a-jwt"),
         ("federated", "client", "two.parts"),
         ("federated", "client", "a.b.c.d.e"),
+        ("federated", "client", ".b.c"),
+        ("federated", "client", "a..c"),
+        ("federated", "client", "a.b."),
         ("federated", "client", "a.b.c\n"),
         ("federated", "client", "a.b.c&scope=all"),
         ("federated", "client", "a.b." + "c" * 16384),
@@ -100,6 +103,33 @@ def test_credentials_that_can_not_be_sent(method: str, client_id: str, secret: s
 
     assert caught.value.__cause__ is None
     assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method, client_id, secret, sentence",
+    [
+        (
+            "client_secret_basic_raw",
+            "my:client",
+            "pa55",
+            "the client id has a colon, which client_secret_basic_raw can't carry (RFC 7617 §2)",
+        ),
+        ("federated", "client", "not-a-jwt", "the assertion is not a signed JWT of at most 16 KiB"),
+    ],
+)
+def test_why_credentials_can_not_be_sent(method: str, client_id: str, secret: str, sentence: str) -> None:
+    """The operator reads what is wrong with what was configured."""
+    with pytest.raises(SecretUnreadable) as caught:
+        request(method, ClientCredentials(Secret(client_id), Secret(secret)))
+
+    assert caught.value.detail == sentence
+
+
+def test_assertion_as_large_as_may_be() -> None:
+    """An assertion of 16 KiB is sent."""
+    largest = "aZ09-_.bZ09-_." + "c" * (16 * 1024 - 14)
+
+    assert ("client_assertion", largest) in form(request("federated", ClientCredentials(Secret("c"), Secret(largest))))
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "federated"])

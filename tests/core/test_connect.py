@@ -15,6 +15,7 @@ GOOD: dict[bytes, int] = {
     b"HTTP/1.1 204 No Content\r\n\r\n": 204,
     b"HTTP/1.1 299 Fine\r\n\r\n": 299,
     b"HTTP/1.1 200 OK\r\nProxy-Agent: squid\r\nX-Empty:\r\nX-Latin: \xff\r\n\r\n": 200,
+    b"HTTP/1.1 200 O\tK\r\n!#$%&'*+.^_`|~09AZaz-: a\tb\r\n\r\n": 200,
     # What they say of a body counts for nothing.
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n": 200,
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n": 200,
@@ -63,6 +64,7 @@ BAD = [
     b"HTTP/1.1 200 OK\r\n\r\nx",
     b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
     b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n(: a\r\n\r\n",
     # Heads without an end.
     b"HTTP/1.1 200 OK\r\nA: ".ljust(MAX_ANSWER, b"a"),
     (b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)[:MAX_ANSWER],

@@ -22,6 +22,16 @@ def test_anything_else(document: bytes) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "document, fault",
+    [(b"<html>", "is not JSON"), (b"[1]", "is not a JSON object"), (b"[" * 100_000, "is nested too deep")],
+)
+def test_fault(document: bytes, fault: str) -> None:
+    """What is wrong goes on from "the body", "the JWK Set"."""
+    with pytest.raises(ValueError, match=f"^{fault}$"):
+        json_object(document)
+
+
 @given(st.binary())
 def test_no_bytes_break_the_json_parser(document: bytes) -> None:
     """Any bytes are an object or a ValueError (R78)."""

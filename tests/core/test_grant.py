@@ -12,13 +12,16 @@ from proxy.core.grant import (
     DEFAULT_LIFETIME,
     MAX_LIFETIME,
     MAX_RETRY_AFTER,
+    MAX_TOKEN,
     Refusal,
     TokenRequest,
     TokenResponse,
     parse_response,
+    refused_status,
     token_request,
 )
 from proxy.core.secret import Secret
+from proxy.errors import SecretUnreadable
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 SECRET = Secret("p%Q+ /=:é&~")
@@ -54,6 +57,7 @@ def test_form_of_the_request() -> None:
     sent = request()
 
     assert sent.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert sent.headers["Accept"] == "application/json"
     assert sent.body == b"grant_type=client_credentials"
 
 
@@ -63,14 +67,22 @@ def test_parameters() -> None:
         "client_secret_basic",
         CLIENT,
         scope="a b",
-        audience="",
+        audience="api",
         resource="https://api.example/",
         params={"tenant": "t&1", "empty": "", "body": "b"},
     )
 
     assert sent.body == (
-        b"grant_type=client_credentials&scope=a+b&resource=https%3A%2F%2Fapi.example%2F&tenant=t%261&body=b"
+        b"grant_type=client_credentials&scope=a+b&audience=api&resource=https%3A%2F%2Fapi.example%2F"
+        b"&tenant=t%261&body=b"
     )
+    assert token_request("client_secret_basic", CLIENT, scope="", audience="", resource="").body == request().body
+
+
+def test_credentials_that_are_no_text() -> None:
+    """What can't be sent in UTF-8 is said to be so, and not shown (R145)."""
+    with pytest.raises(SecretUnreadable, match=r"^the client id or the client secret is not UTF-8 text$"):
+        token_request("client_secret_post", ClientCredentials(Secret("client"), Secret("\udce9")))
 
 
 def test_request_does_not_print_the_secret() -> None:
@@ -87,6 +99,32 @@ def test_token_is_accepted(token_type: str) -> None:
     assert response.lifetime(NOW) == 86399
     assert response.scope == ""
     assert "abc" not in repr(response)
+
+
+def test_bearer_is_what_is_expected() -> None:
+    """Unless the request asked for something else (R76)."""
+    body = b'{"access_token": "abc", "token_type": "Bearer", "expires_in": 3600}'
+
+    assert good(parse_response(200, {}, body, now=NOW)).access_token.reveal() == "abc"
+
+
+def test_token_as_large_as_may_be() -> None:
+    """16 KiB fit a header field of most servers (R67)."""
+    assert good(token(access_token="a" * MAX_TOKEN)).access_token.reveal() == "a" * MAX_TOKEN
+
+
+@pytest.mark.parametrize("scope", ["a\nb", "é", "a" * 1025, ["a"], 1])
+def test_scope_that_is_none(scope: object) -> None:
+    """What is no scope is not taken for one: it goes to the log, and to whoever looks at the status (R151)."""
+    assert good(token(scope=scope)).scope is None
+
+
+@pytest.mark.parametrize("members, is_unknown", [({}, True), ({"expires_in": 60}, False)])
+def test_lifetime_that_nobody_tells(members: dict[str, object], is_unknown: bool) -> None:
+    """An operator is told that the lifetime is assumed (R77)."""
+    response = good(answer(body={"access_token": "abc", "token_type": "Bearer"} | members))
+
+    assert response.is_lifetime_unknown == is_unknown
 
 
 @pytest.mark.parametrize(
@@ -257,6 +295,54 @@ def test_classes_of_refusal(status: int, body: object, kind: str, result: str) -
     assert (refusal.kind, refusal.result) == (kind, result)
 
 
+@pytest.mark.parametrize(
+    "members, description",
+    [
+        ({"access_token": "a b"}, "access_token is not a token of at most 16 KiB that fits a header field"),
+        ({"token_type": "mac"}, "token_type is not Bearer"),
+        ({"expires_in": 0}, "expires_in is not a number of seconds above zero"),
+    ],
+)
+def test_what_is_wrong_with_a_token(members: dict[str, object], description: str) -> None:
+    """The log says which member of the answer can't be used (R76, R77)."""
+    assert token(**members) == Refusal("malformed", "invalid_response", description)
+
+
+def test_what_is_wrong_with_an_unbound_token() -> None:
+    """The log says that the token is not bound to our key (R105)."""
+    refusal = bad(answer(body={"access_token": "abc", "token_type": "Bearer"}, dpop=True))
+
+    assert refusal.description == "token_type is not DPoP"
+
+
+@pytest.mark.parametrize(
+    "status, description",
+    [
+        (299, "status 299"),
+        (300, "status 300, a redirect, which is not followed"),
+        (399, "status 399, a redirect, which is not followed"),
+        (400, "status 400"),
+    ],
+)
+def test_redirects(status: int, description: str) -> None:
+    """The log says that a redirect is not followed (R39)."""
+    assert bad(answer(status, b"")).description == f"{description}; the body is not JSON"
+
+
+@pytest.mark.parametrize(
+    "status, refusal",
+    [
+        (429, Refusal("transient", "rate_limited", "status 429", 120)),
+        (503, Refusal("transient", "http_5xx", "status 503", 120)),
+        (404, Refusal("malformed", "invalid_response", "status 404", 120)),
+    ],
+)
+def test_document_that_does_not_come(status: int, refusal: Refusal) -> None:
+    """Metadata and keys are refused by their status alone, and asked for again when the provider says (R81, R83)."""
+    assert refused_status(status, {"Retry-After": "120"}, NOW) == refusal
+    assert refused_status(status, {"Retry-After": "Fri, 15 Jan 2027 08:02:00 GMT"}, NOW) == refusal
+
+
 def test_words_of_the_provider_stay_on_one_line() -> None:
     """A description is quoted, escaped and cut (R80, R151)."""
     members = {"error": "invalid_client", "error_description": 'a\r\nb\x1b[31m"c"\u202e' + "x" * 1_000_000}
@@ -280,6 +366,7 @@ def test_words_that_repeat_the_secret_are_dropped() -> None:
     "value, seconds",
     [
         ("120", 120),
+        ("1", 1),
         ("0", None),
         ("-5", None),
         ("abc", None),
@@ -288,6 +375,7 @@ def test_words_that_repeat_the_secret_are_dropped() -> None:
         ("99999999", MAX_RETRY_AFTER),
         ("9" * 5000, MAX_RETRY_AFTER),
         ("Fri, 15 Jan 2027 08:02:00 GMT", 120),
+        ("Fri, 15 Jan 2027 09:02:00 +0100", 120),
         ("Fri, 15 Jan 2027 07:00:00 GMT", None),
         ("Wed, 21 Oct 2099 07:28:00 GMT", MAX_RETRY_AFTER),
         ("Fri, 31 Feb 2027 08:02:00 GMT", None),

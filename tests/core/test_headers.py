@@ -129,6 +129,13 @@ def test_nominated_fields_end_here(connection: list[bytes]) -> None:
         assert returned(fields) == [(b"X-A", b"1")]
 
 
+def test_nominated_field_with_a_colon_in_its_value() -> None:
+    """The name ends at the first colon (R46)."""
+    fields = [(b"Connection", b"X-Secret"), (b"X-Secret", b"https://a"), (b"X-A", b"X-Secret: 1")]
+    assert sent(fields) == [HOST, (b"X-A", b"X-Secret: 1"), VIA, TOKEN]
+    assert returned(fields) == [(b"X-A", b"X-Secret: 1")]
+
+
 def test_a_client_cannot_drop_what_we_add() -> None:
     """Naming our own fields in `Connection` drops the client's lines at most, never ours (R47)."""
     named = b"Authorization, Host, Content-Length, Via, traceparent, X-Tenant, X-Request-Id"
@@ -251,6 +258,7 @@ def test_via_can_be_turned_off() -> None:
         (b"thg-proxy", False),
         (b"1.1 thg-proxy.example", False),
         (b"1.1 not-thg-proxy", False),
+        (b"1.1 a thg-proxy", False),
         (b"1.1 a (thg-proxy)", False),
     ],
 )
@@ -298,6 +306,23 @@ def test_fields_that_somebody_wants_to_see() -> None:
     )
 
 
+def test_size_of_a_section() -> None:
+    """All that was sent counts, with what ends here: a limit on it can't be got round by dropped fields."""
+    fields = [(b"Cookie", b"a" * 10), (b"X-A", b"1"), (b"Connection", b"X-A")]
+    size = sum(len(b"%b: %b\r\n" % field) for field in fields)
+    assert RequestRules(b"api.example").read(fields).size == size
+    assert read(fields).size == size
+
+
+def test_names_that_never_come_again() -> None:
+    """A sender who has another name each time does not fill the memory, and each name is handled as the first was."""
+    rules = RequestRules(b"api.example")
+    for number in range(2000):
+        fields = [(b"X-%d" % number, b"1"), (b"Cookie", b"1"), (b"X_Forwarded_%d" % number, b"1")]
+        assert rules.read(fields).lines == [b"X-%d: 1\r\n" % number]
+        assert len(rules._handlings.known) <= 512
+
+
 def test_what_a_response_may_not_say() -> None:
     """Fields that would speak for every program on this machine can be taken out of a response, in any case (R138)."""
     fields = [(name.title(), b"*") for name in sorted(BROWSER_GRANTS)]
@@ -316,6 +341,19 @@ def test_the_date_is_noted() -> None:
     fields = read([(b"Date", b"Sun, 06 Nov 1994 08:49:37 GMT")])
     assert fields.lines == [b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"]
     assert b"date" in fields.noted
+
+
+def test_what_decides_over_a_second_sending() -> None:
+    """The challenge of a 401 can be looked at, and is passed on (R93, R96)."""
+    fields = read([(b"WWW-Authenticate", b"Bearer"), (b"WWW-Authenticate", b"Basic")])
+    assert fields.lines == [b"WWW-Authenticate: Bearer\r\n", b"WWW-Authenticate: Basic\r\n"]
+    assert fields.noted[b"www-authenticate"] == b"Bearer,Basic"
+
+
+def test_what_decides_over_a_tunnel() -> None:
+    """The protocol that a 101 switches to can be looked at, and ends here (R48)."""
+    fields = read([(b"Upgrade", b"websocket")])
+    assert (fields.lines, fields.noted) == ([], {b"upgrade": b"websocket"})
 
 
 def test_response_framing_is_noted_and_rebuilt() -> None:

@@ -1,4 +1,5 @@
 import json
+import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import replace
@@ -124,6 +125,46 @@ def test_bad_signature(token: str) -> None:
     """`none`, algorithms off the list, extensions, and foreign signatures are refused (R108, R109, F24)."""
     with pytest.raises(BadJwt):
         verify(token, KEYS, EXPECTED, NOW)
+
+
+SENTENCES: dict[str, tuple[str, dict[str, Any]]] = {
+    "The token is not a JWT. Opaque tokens need oauth.verify.mode: off.": ("opaque", {}),
+    "The token's header is not a JSON object.": (f"{segment(['alg'])}.{segment(CLAIMS)}.AA", {}),
+    "The token's type is not oauth.verify.type.": (signed(), {"type": "at+jwt"}),
+    "The token asks for an extension of JWS.": (signed(header={"crit": ["b64"], "b64": True}), {}),
+    "The token's algorithm is not one of oauth.verify.algorithms.": (signed(RSA, "RS512"), {}),
+    "No key of the provider's JWK Set fits the token.": (signed(header={"kid": "new"}), {}),
+    "The token's signature is wrong.": (signed(STRANGER, header={"kid": "ec"}), {}),
+    "The token's payload is not a JSON object.": (
+        jws.serialize_compact({"alg": "ES256", "kid": "ec"}, b"[1]", EC),
+        {},
+    ),
+    "The token has no claim exp.": (signed(claims={"iss": ISSUER, "aud": "api"}), {}),
+    "The token's claim aud is not what is expected.": (signed(), {"audience": "another"}),
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_what_is_wrong_with_a_token(sentence: str) -> None:
+    """The log says in our words what is wrong, and which key of the configuration to look at (R145)."""
+    token, changes = SENTENCES[sentence]
+
+    with pytest.raises(BadJwt) as caught:
+        verify(token, KEYS, replace(EXPECTED, **changes), NOW)
+
+    assert caught.value.detail == sentence
+
+
+@pytest.mark.parametrize("algorithms, is_listed", [(("EdDSA",), True), (("Ed25519",), True), (("ES256",), False)])
+def test_new_name_of_ed25519(algorithms: tuple[str, ...], is_listed: bool) -> None:
+    """A list with either name has the algorithm on it (R108, RFC 9864)."""
+    expected = replace(EXPECTED, algorithms=algorithms)
+
+    if is_listed:
+        assert verify(signed(ED, "Ed25519"), KEYS, expected, NOW) == CLAIMS
+    else:
+        with pytest.raises(BadJwt):
+            verify(signed(ED, "Ed25519"), KEYS, expected, NOW)
 
 
 def test_public_key_as_a_secret() -> None:
@@ -332,7 +373,9 @@ def test_bad_key_does_not_spoil_the_set(entry: object) -> None:
     """A key that is malformed, short, symmetric or not for signatures is left out, silently (R108, R113)."""
     document = json.dumps({"keys": [entry, STRANGER.as_dict(private=False), entry]}).encode()
 
-    assert [key.kid for key in parse_jwks(document).keys] == ["stranger"]
+    with warnings.catch_warnings(record=True, action="always") as said:
+        assert [key.kid for key in parse_jwks(document).keys] == ["stranger"]
+    assert not said
 
 
 @pytest.mark.parametrize(
@@ -356,6 +399,22 @@ def test_bad_key_set(document: bytes) -> None:
     """A document without one usable key is no key set: the last good one is kept (R113, F22)."""
     with pytest.raises(BadKeySet):
         parse_jwks(document)
+
+
+@pytest.mark.parametrize(
+    "document, sentence",
+    [
+        (b"<html>", "The JWK Set is not JSON."),
+        (b"{}", "The JWK Set has no list of keys."),
+        (b'{"keys": []}', "The JWK Set holds no usable signing key."),
+    ],
+)
+def test_what_is_wrong_with_a_key_set(document: bytes, sentence: str) -> None:
+    """The log says in our words why a key set is not used."""
+    with pytest.raises(BadKeySet) as caught:
+        parse_jwks(document)
+
+    assert caught.value.detail == sentence
 
 
 def test_number_of_keys_is_bounded() -> None:

@@ -97,6 +97,12 @@ def test_a_day_in_the_life_of_a_token() -> None:
     )
 
 
+def test_token_that_nobody_has_asked_for() -> None:
+    """The first thing that happens may be that an operator wants a token, or that another client's comes."""
+    play((0, refresh_demanded, (NONE, FETCH, inf)))
+    play((1, came(1000, sent=0), (FRESH, WAIT, 749)), (750, demanded, (DUE, FETCH, 190)))
+
+
 def test_outage_is_invisible_while_the_token_lives() -> None:
     """Failures keep the token up to its margin; the provider is asked again and again (R89, R90)."""
     play(

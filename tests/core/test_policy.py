@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.core.policy import PathRule, check_browser, check_header, check_path, host_allowed, host_names
+from proxy.core.policy import PathRule, check_browser, check_header, check_path, host_allowed, host_names, is_host
 from proxy.errors import BadTarget, BrowserRefused, HeaderRequired, NotAllowed
 from proxy.settings import Policy
 
@@ -77,6 +77,34 @@ def test_listed_name_is_compared_without_case() -> None:
     assert host_allowed(b"proxy.internal:80", host_names(["Proxy.Internal"]))
 
 
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (b"", True),
+        (b"localhost", True),
+        (b"localhost:", True),
+        (b"api.example:443", True),
+        (b"[::1]:8080", True),
+        (b"[FEDC:ba98::192.0.2.1]:65535", True),
+        (b"AZaz09._~!$&'()*+,;=%-:", True),
+        (b"api.example:123456", False),
+        (b"api.example:port", False),
+        (b"a b", False),
+        (b"user@a", False),
+        (b"a/b", False),
+        (b"[::1", False),
+        (b"[]", False),
+        (b"[g::1]", False),
+        (b"a,b c", False),
+        (b"a\x00", False),
+        (b"caf\xe9", False),
+    ],
+)
+def test_form_of_a_host(value: bytes, expected: bool) -> None:
+    """What is no `uri-host [ ":" port ]` is told apart from a host that is not on the list (R32, RFC 9110 §7.2)."""
+    assert is_host(value) is expected
+
+
 @given(st.binary(max_size=40))
 @example(b"localhost:99999")
 def test_nothing_but_a_listed_name_and_a_port_passes(host: bytes) -> None:
@@ -117,6 +145,7 @@ def test_programs_pass(noted: dict[bytes, bytes]) -> None:
         {b"sec-fetch-site": b""},
         {b"sec-fetch-mode": b"no-cors"},
         {b"sec-fetch-mode": b"cors", b"sec-fetch-dest": b"empty", b"sec-fetch-site": b"none"},
+        {b"sec-fetch-mode": b"cors", b"sec-fetch-site": b"none"},
         {b"sec-fetch-mode": b"navigate", b"sec-fetch-site": b"none"},
         {b"sec-fetch-mode": b"websocket", b"origin": b"https://evil.example"},
         {b"sec-fetch-mode": b"websocket", b"sec-fetch-site": b"cross-site"},
@@ -195,6 +224,7 @@ def allowed(path: str, method: str, target: bytes, *, methods: tuple[str, ...] =
         ("/v1/*", b"/v1/a", True),
         ("/v1/*", b"/v1/a%20b", True),
         ("/v1/*", b"/v1/%C3%A4", True),
+        ("/v1/*", b"/v1/...", True),
         ("/v1/*", b"/v1/", False),
         ("/v1/*", b"/v1", False),
         ("/v1/*", b"/v1/a/b", False),
@@ -262,21 +292,31 @@ def test_any_rule_will_do() -> None:
         b"/v1/%7f",
         b"/v1/%c0%ae%c0%ae/admin",
         b"/v1/%C0%AF",
+        b"/v1/%c1%9c",
         b"/v1/%e0%80%ae",
+        b"/v1/%e0%9c%80",
         b"/v1/%f0%80%80%ae",
         b"/v1/%f8%80%80%80%ae",
+        b"/v1/%f9",
+        b"/v1/%fa",
+        b"/v1/%ff",
         b"/v1/%ef%bc%8e%EF%BC%8E/admin",
         b"/v1/a%ef%bc%8fb",
         b"/v1/a%ef%bc%bcb",
         b"/v1/%u002e%u002e/admin",
         b"/v1/%zz",
+        b"/v1/%4",
+        b"/v1/%4z",
         b"/v1/%",
     ],
 )
 def test_a_path_with_two_readings(path: bytes) -> None:
     """With rules, a path that a server could take for another one is refused, whatever the rule says (R35, R45)."""
-    with pytest.raises(BadTarget):
+    with pytest.raises(BadTarget) as caught:
         check_path((PathRule.parse((), "/**"),), "GET", path)
+
+    sentence = "With policy.allow, the path must have one reading: no encoded dots or slashes, no `..`."
+    assert caught.value.detail == sentence
 
 
 @given(st.binary(max_size=20))

@@ -165,6 +165,8 @@ def test_the_end_of_the_connection_is_announced(close: bool, header: str | None)
     """`Connection: close` is there exactly where the connection ends (RFC 9112 §9.6)."""
     response, _ = parse(problem_response(ProxyError(), REQUEST_ID, close=close))
     assert response.headers["Connection"] == header
+    response, _ = parse(problem_response(ProxyError(), REQUEST_ID))
+    assert "Connection" not in response.headers
 
 
 def test_a_detail_can_hold_anything() -> None:

@@ -49,6 +49,11 @@ def test_printed(show: Callable[[Secret], str]) -> None:
     assert CANARY not in show(SECRET)
 
 
+def test_laid_out() -> None:
+    """The mask fills its column."""
+    assert f"{SECRET:>5}|{SECRET:<5}" == "  ***|***  "
+
+
 def test_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A log call with a secret among its arguments logs the mask (R146)."""
     logging.getLogger("test").warning("%s %r", SECRET, SECRET, extra={"secret": SECRET})
@@ -66,6 +71,13 @@ def test_serialised(serialise: Callable[[Secret], object]) -> None:
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy])
+def test_copied(copied: Callable[[Secret], object]) -> None:
+    """Whoever tries learns that it is meant (R146)."""
+    with pytest.raises(TypeError, match=r"^a Secret is not pickled$"):
+        copied(SECRET)
+
+
 def test_revealed() -> None:
     """`reveal` is the one way to the text; secrets are compared by it, and an empty one is false."""
     assert SECRET.reveal() == CANARY
@@ -73,4 +85,5 @@ def test_revealed() -> None:
     assert Secret("a") != Secret("b")
     assert Secret("a") != "a"
     assert hash(Secret("a")) == hash(Secret("a"))
+    assert Secret("a")
     assert not Secret("")

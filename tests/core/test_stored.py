@@ -144,6 +144,13 @@ def test_damaged(damaged: bytes) -> None:
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+def test_size() -> None:
+    """A document may have 32 KiB, and who finds a larger one is told so."""
+    assert decode(document().ljust(MAX_DOCUMENT)) == decode(document())
+    with pytest.raises(ValueError, match=r"^is larger than 32 KiB$"):
+        decode(document().ljust(MAX_DOCUMENT + 1))
+
+
 @given(st.binary() | values.map(json.dumps).map(str.encode))
 def test_anything(damaged: bytes) -> None:
     """Whatever is in the store, it is Shared or a ValueError."""

@@ -39,6 +39,13 @@ def test_good_traceparent(traceparent: bytes) -> None:
     assert incoming(traceparent, None) == TraceContext(TRACE, PARENT, is_sampled=True, state=b"")
 
 
+@pytest.mark.parametrize("trace", [b"0" * 31 + b"1", b"0123456789abcdef" * 2, b"f" * 32])
+@pytest.mark.parametrize("parent", [b"0" * 15 + b"1", b"0123456789abcdef", b"f" * 16])
+def test_ids(trace: bytes, parent: bytes) -> None:
+    """Every id but that of zeros is one (R168)."""
+    assert incoming(b"00-%b-%b-00" % (trace, parent), None) == TraceContext(trace, parent, is_sampled=False, state=b"")
+
+
 @pytest.mark.parametrize(
     "traceparent",
     [
@@ -50,6 +57,7 @@ def test_good_traceparent(traceparent: bytes) -> None:
         # version
         GOOD + b".",
         GOOD + b"-what-the-future-will-be-like",
+        GOOD + b"-",
         GOOD + b"\n",
         b"cc-" + TRACE + b"-" + PARENT + b"-01.what-the-future-will-be-like",
         b"ff-" + TRACE + b"-" + PARENT + b"-01",
@@ -102,6 +110,8 @@ def test_flags(flags: bytes, is_sampled: bool) -> None:
         (b"foo=1,bar=2,rojo=1,congo=2,baz=3", b"foo=1,bar=2,rojo=1,congo=2,baz=3"),
         (KEY_CHARACTERS + b"=" + VALUE_CHARACTERS, KEY_CHARACTERS + b"=" + VALUE_CHARACTERS),
         (KEY_CHARACTERS + b"@a-z0-9_-*/=" + VALUE_CHARACTERS, KEY_CHARACTERS + b"@a-z0-9_-*/=" + VALUE_CHARACTERS),
+        # as short as may be, and all ends of the alphabet
+        (b"a=1,0=!,9=~,t@v=+,0@z=<", b"a=1,0=!,9=~,t@v=+,0@z=<"),
         # empty members, and optional whitespace
         (b"foo=1,", b"foo=1,"),
         (b",foo=1", b",foo=1"),
@@ -147,6 +157,8 @@ def test_good_tracestate(tracestate: bytes, state: bytes) -> None:
         b"foo=,bar=3",
         b"foo=" + b"1" * 257,
         b"foo=a\tb",
+        b"foo=a\x0b",
+        b"\x0bfoo=a",
         b"foo=caf\xe9",
         b"foo=1\r\nX: y",
         b"foo",
@@ -192,7 +204,7 @@ def test_new_trace(number: int, fraction: float) -> None:
     """It has the id that it was given, and all of them are sampled, or none, at the ends of the range."""
     context = beginning(number, fraction)
     assert int(context.trace_id, 16) == number
-    assert len(context.trace_id) == 32
+    assert re.fullmatch(rb"[0-9a-f]{32}", context.trace_id)
     assert (context.parent_id, context.state) == (b"", b"")
     assert beginning(number, 1).is_sampled
     assert not beginning(number, 0).is_sampled
@@ -211,3 +223,10 @@ def test_fraction(fraction: float) -> None:
     step = (1 << 64) // 1000
     chosen = sum(beginning((1 << 100) + number * step, fraction).is_sampled for number in range(1000))
     assert chosen == pytest.approx(1000 * fraction, abs=1)
+
+
+@pytest.mark.parametrize("number, fraction", [(1 << 64, 0.0), (1 << 63, 0.5), (3 << 62, 0.75)])
+def test_the_low_half_decides(number: int, fraction: float) -> None:
+    """By all of its 64 bits, as elsewhere: the first id past the fraction is not sampled, the one before it is."""
+    assert not beginning(number, fraction).is_sampled
+    assert fraction == 0 or beginning(number - (1 << 20), fraction).is_sampled

@@ -9,7 +9,7 @@ from tests.deploy.tools import OVERLAYS, Tools, installed
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
-    return installed(tmp_path_factory.mktemp("npm") / "tools")
+    return installed(tmp_path_factory.mktemp("tools"))
 
 
 @pytest.fixture(scope="session")

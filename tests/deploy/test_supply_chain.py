@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from packaging.version import Version
 from deploy.dependencies.licences import licences
 from deploy.dependencies.lock import LOCKS, ROOT, lock
 from proxy import __version__
-from tests.behaviour.running import until
+from tests.behaviour.running import call, until
 from tests.peers import TIMEOUT, free_ports
 
 RUN_TIME = [Requirement(text) for text in LOCKS["requirements.txt"]]
@@ -173,16 +172,6 @@ def answers(port: int) -> bool:
     return True
 
 
-def ask(port: int, method: str, path: str) -> tuple[int, bytes]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-    try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
 def test_lowest_versions(tmp_path: Path) -> None:
     """R167: with the lowest version of each direct dependency it starts, verifies a token, serves and refreshes."""
     python = tmp_path / "venv/bin/python"
@@ -191,13 +180,13 @@ def test_lowest_versions(tmp_path: Path) -> None:
     install = [*uv, "pip", "install", "--quiet", "--resolution=lowest-direct", "--only-binary=:all:"]
     subprocess.run([*install, "--python", python, *LOCKS["requirements.txt"]], check=True, timeout=110)
     with demo(python, tmp_path) as (port, admin_port):
-        until(lambda: ask(admin_port, "GET", "/readyz")[0] == 200, "ready")
-        before = json.loads(ask(admin_port, "GET", "/status")[1])["token"]["generation"]
-        status, body = ask(port, "GET", "/v1/vehicles")
+        until(lambda: call(admin_port, "/readyz")[0] == 200, "ready")
+        before = json.loads(call(admin_port, "/status")[1])["token"]["generation"]
+        status, body = call(port, "/v1/vehicles")
 
         assert status == 200
         assert json.loads(body)["vehicles"]
-        until(lambda: ask(admin_port, "POST", "/refresh")[0] < 300, "refreshed")
-        token = json.loads(ask(admin_port, "GET", "/status")[1])["token"]
+        until(lambda: call(admin_port, "/refresh", "POST")[0] < 300, "refreshed")
+        token = json.loads(call(admin_port, "/status")[1])["token"]
         assert token["generation"] > before
-        assert ask(port, "GET", "/v1/vehicles")[0] == 200
+        assert call(port, "/v1/vehicles")[0] == 200

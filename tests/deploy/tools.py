@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.real_parts import absent, real_part
+from tests.real_parts import absent, npm_ci, real_part
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -40,12 +39,8 @@ class Tools:
 
 
 def installed(directory: Path) -> Tools:
-    """The packages of the lock file, in a new directory."""
-    shutil.copytree(_NPM, directory)
-    command = [real_part("npm", "npm"), "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"]
-    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, check=False)
-    if result.returncode:
-        absent(f"npm ci: {result.stderr[:500]}")
+    """The packages of the lock file, in that directory."""
+    directory = npm_ci(_NPM, directory)
     if (sys.platform, platform.machine()) == ("linux", "x86_64"):
         _unpack(directory)
     else:

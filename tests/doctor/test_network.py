@@ -4,7 +4,6 @@ import pytest
 
 from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import DemoProvider
-from tests.behaviour.running import Backstage
 from tests.doctor.reports import Doctor
 from tests.egress import EgressProxy
 from tests.peers import Upstream, blackhole, free_port, trap
@@ -60,15 +59,6 @@ def test_one_of_two_addresses(doctor: Doctor, upstream: Upstream) -> None:
     (found,) = report.found("upstream DNS")
     assert found.startswith("localhost: ")
     assert f"127.0.0.1 port {upstream.port}: connected" in report.found("upstream TCP")
-
-
-@pytest.fixture
-def secure_provider(backstage: Backstage, provider: DemoProvider, authority: CertificateAuthority) -> DemoProvider:
-    """The provider behind TLS, with a certificate for its name alone."""
-    backstage.run(provider.stop())
-    backstage.run(provider.start(ssl_context=authority.server_context("localhost")))
-    provider.url = provider.url.replace("127.0.0.1", "localhost")
-    return provider
 
 
 def through(egress: EgressProxy, authority: CertificateAuthority) -> list[str]:

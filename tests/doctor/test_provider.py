@@ -90,6 +90,14 @@ def test_wrong_secret(doctor: Doctor, provider: DemoProvider) -> None:
     assert provider.requests == 3
 
 
+def test_no_other_form(doctor: Doctor, provider: DemoProvider) -> None:
+    """What a client signs has no other form that could be tried in its place."""
+    register(provider, Client("app", "canary-" + "0" * 32, auth_method="client_secret_post"))
+    cause, _ = doctor("oauth.auth_method=client_secret_jwt").failure("token of primary")
+    assert cause.startswith("invalid_client: status 401")
+    assert provider.requests == 1
+
+
 def describing(**changes: object) -> Handler:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         url = f"http://{request.host}"

@@ -1,6 +1,7 @@
 import asyncio
 import fcntl
 import os
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -244,6 +245,14 @@ def test_a_directory_in_the_place_of_the_file(path: Path) -> None:
         read(path)
     with pytest.raises(StoreUnavailable, match="Is a directory"):
         write(path)
+
+
+def test_a_socket_in_the_place_of_the_file(path: Path) -> None:
+    """What the system has to say of a file that can't be read is passed on."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        with pytest.raises(StoreUnavailable, match=f"the file {path} can't be used: No such device or address"):
+            read(path)
 
 
 def test_the_lock_file_is_removed(path: Path) -> None:
