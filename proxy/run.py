@@ -26,7 +26,7 @@ from proxy.server.drain import Stop, unless
 from proxy.server.listener import Listener
 from proxy.server.plane import OwnPlane
 from proxy.server.sockets import listen, listen_together
-from proxy.settings import Address, Settings
+from proxy.settings import Address, Settings, Shutdown
 from proxy.tls import server_context
 from proxy.tokens import TokenSource
 from proxy.upstream.pool import UpstreamPool
@@ -98,12 +98,15 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
             ready()
         await stop.asked.wait()
         log.info("stopping", in_flight=metrics.traffic.in_flight)
-        shutdown = reload.settings.shutdown
-        manager.stopping(within=shutdown.delay + shutdown.grace)
-        await unless(stop.hurried, asyncio.sleep(shutdown.delay))
-        await plane.drain(stop)
+        await _end(plane, stop, reload.settings.shutdown, manager)
         log.info("stopped")
     return 0
+
+
+async def _end(plane: DataPlane, stop: Stop, shutdown: Shutdown, manager: ServiceManager) -> None:
+    manager.stopping(within=shutdown.delay + shutdown.grace)
+    await unless(stop.hurried, asyncio.sleep(shutdown.delay))
+    await plane.drain(stop)
 
 
 def _publish(metrics: Metrics, plane: DataPlane, reload: Reload, log: Log) -> None:

@@ -224,8 +224,9 @@ def problems() -> Table:
 def events() -> Table:
     levels: defaultdict[str, set[str]] = defaultdict(set)
     fields: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    # The log itself makes the first.
-    for event, level, names in (("log_lines_dropped", "warning", ["count"]), *source.events()):
+    # The log itself makes the first, and a record the fields of the second.
+    own = [("log_lines_dropped", "warning", ["count"]), ("request", "info", ["**record.fields()"])]
+    for event, level, names in (*own, *source.events()):
         levels[event].add(level)
         fields[event].update(dict.fromkeys(one for name in names for one in SPREAD.get(name, [name])))
     return [(f"`{event}`", ", ".join(sorted(levels[event])), _code(fields[event])) for event in sorted(levels)]
