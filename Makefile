@@ -16,7 +16,7 @@ lint: .venv/test
 # Of branches, by all tests and the processes that they start.
 coverage: .venv/test
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 --dist loadfile
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile -m "not uncounted" --timeout 600
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 # Of proxy/core, by the tests of its own: rules without I/O leave nothing that can't be tried.

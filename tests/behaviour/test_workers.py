@@ -305,6 +305,7 @@ def test_service_manager(launch: Launcher, upstream: Upstream, tmp_path: Path) -
             assert "NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_text()
 
 
+@pytest.mark.uncounted
 def test_no_secret_in_a_worker(crew: Crew, provider: DemoProvider) -> None:
     """What a worker was started with holds neither the secret nor where it is, nor the provider (R147)."""
     for pid in crew.pids():
