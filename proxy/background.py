@@ -7,6 +7,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+THREAD_NAME = "background"
+
 
 def in_background(work: Callable[[], T]) -> Future[T]:
     """Begins `work`. The threads of an executor, and so of `asyncio.to_thread`, are waited for when a process ends."""
@@ -20,5 +22,5 @@ def in_background(work: Callable[[], T]) -> Future[T]:
         except BaseException as exc:  # noqa: BLE001 - it is raised where the result is waited for
             future.set_exception(exc)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name=THREAD_NAME, daemon=True).start()
     return future

@@ -21,13 +21,13 @@ from typing import Literal, Protocol, TextIO
 import msgspec
 
 from proxy import settings
+from proxy.core.text import MAX_TEXT, one_line
 from proxy.log_writer import writer_for
 
 Level = Literal["debug", "info", "warning", "error"]
 Style = Literal["json", "console"]
 _Scalar = str | int | float | bool | None
 
-MAX_TEXT = 256
 _SEVERITY = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _COLOUR = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _RESET = "\x1b[0m"
@@ -36,16 +36,6 @@ _BARE = re.compile(r'[^\s"=]+')
 # Where the words of a library's message end and the values, which can be a peer's, begin.
 _WORDS = re.compile(r"[^\n(<{\[=\"']*")
 _encode_json = msgspec.json.Encoder().encode
-
-
-def one_line(text: str) -> str:
-    """At most MAX_TEXT printable characters; what is not printable (controls, bidi, surrogates) is escaped."""
-    if len(text) <= MAX_TEXT and text.isprintable():
-        return text
-    cut = text[: MAX_TEXT + 1]
-    if not cut.isprintable():
-        cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return cut if len(cut) <= MAX_TEXT else cut[: MAX_TEXT - 1] + "…"
 
 
 def _scalar(value: object) -> _Scalar:

@@ -5,7 +5,7 @@ from random import getrandbits
 
 import msgspec
 
-from proxy.log import one_line
+from proxy.core.text import one_line
 from proxy.metrics import METHODS, Traffic
 
 _CLIENT_ERROR, _UNAUTHORIZED, _SERVER_ERROR = 400, 401, 500

@@ -1,7 +1,6 @@
 """The composition root: builds the parts, serves, obeys signals, drains, and gives the exit code."""
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from proxy.engine import Engine, open_exporter
 from proxy.errors import StartError
 from proxy.identity import Identity
 from proxy.log import Log, capture_standard_logging, log_for
-from proxy.loop import loop_factory, measure_lag
+from proxy.loop import measure_lag, run_async
 from proxy.metrics import Metrics, Traffic
 from proxy.notify import ServiceManager
 from proxy.plane import DataPlane
@@ -36,10 +35,7 @@ from proxy.watch import FileWatch
 def run(loaded: Loaded) -> int:
     """Runs the proxy in the foreground until a signal ends it; returns the exit code."""
     descriptors.raise_limit()
-    # What has been loaded by now stays. A full collection would look through it for some 30 ms, and nobody be served.
-    gc.freeze()
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(serve(loaded))
+    return run_async(serve(loaded))
 
 
 async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> int:

@@ -12,8 +12,8 @@ from random import getrandbits
 from urllib.parse import urlsplit
 
 from proxy.admission import Admitted
+from proxy.core.text import one_line
 from proxy.core.trace_context import TraceContext, beginning, outgoing
-from proxy.log import one_line
 from proxy.metrics import METHODS
 from proxy.otlp import CLIENT, FAILED, Exporter, piece_of_span
 from proxy.record import RequestRecord, milliseconds

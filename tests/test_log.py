@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from proxy import settings
 from proxy.core.secret import Secret
-from proxy.log import MAX_TEXT, Level, Log, Style, capture_standard_logging, log_for
+from proxy.core.text import MAX_TEXT
+from proxy.log import Level, Log, Style, capture_standard_logging, log_for
 
 HOSTILE = [
     "/a\r\nFAKE level=error",

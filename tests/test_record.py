@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.log import one_line
+from proxy.core.text import one_line
 from proxy.metrics import METHODS, Traffic
 from proxy.record import RequestRecord
 

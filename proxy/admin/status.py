@@ -6,9 +6,9 @@ from time import perf_counter, time
 from typing import Literal, NamedTuple
 
 from proxy.admin.advice import Advice
+from proxy.core.text import one_line
 from proxy.credential import ClientStatus, JwksStatus, TokenStatus
 from proxy.errors import ProxyError
-from proxy.log import one_line
 from proxy.metrics import Traffic, WorkerStatus
 from proxy.record import RequestRecord
 

@@ -1,12 +1,11 @@
 """`thg-proxy demo`: everything that is needed to try the proxy, on loopback."""
 
-import asyncio
 import sys
 
 import click
 
 from proxy.demo import app
-from proxy.loop import loop_factory
+from proxy.loop import run_async
 from proxy.settings import Duration
 
 _MAX_PORT = 65535
@@ -36,5 +35,4 @@ def _say(name: str, text: str) -> None:
 @click.option("--ttl", callback=_lifetime, default="60s", show_default=True, help="How long an access token lives.")
 def demo(port: int, admin_port: int, ttl: Duration) -> None:
     """Run an OAuth2 provider and a sample API, with the real proxy in front of them."""
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        sys.exit(runner.run(app.serve(port, admin_port, ttl, _say)))
+    sys.exit(run_async(app.serve(port, admin_port, ttl, _say)))

@@ -5,8 +5,8 @@ from http import HTTPStatus
 import click
 
 from proxy.cli.admin import Answer, ask, with_admin
+from proxy.core.text import one_line
 from proxy.errors import CallerRefused, NotAllowed, ProxyError
-from proxy.log import one_line
 from proxy.settings import Address
 
 _TIMEOUT = 5.0

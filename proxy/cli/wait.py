@@ -7,8 +7,8 @@ import click
 
 from proxy.cli.admin import NoAnswer, ask, with_admin
 from proxy.cli.terminal import StatusLine
+from proxy.core.text import one_line
 from proxy.errors import ProxyError
-from proxy.log import one_line
 from proxy.settings import Address, Duration
 
 _INTERVAL = 0.2

@@ -43,7 +43,7 @@ def parse(text: str, origin: Callable[[int], str]) -> Node:
         root = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
-        raise NotYaml(f"not valid YAML at {_place(mark)}: look for a quote, a colon or spaces out of place") from None
+        raise NotYaml(f"not valid YAML at {_place(mark)}: look for a stray tab, quote, colon or space") from None
     except (yaml.YAMLError, ValueError, OverflowError):
         raise NotYaml("not valid YAML: it holds a character that is not allowed") from None
     return _node(root, origin) if root else Node(None, origin(1))

@@ -8,8 +8,8 @@ from proxy.config import sources
 from proxy.config.checks import problems, secret_problems, secret_refs
 from proxy.config.notes import notes
 from proxy.config.schema import Problem, Reading, holds
+from proxy.core.text import one_line
 from proxy.errors import ConfigError
-from proxy.log import one_line
 from proxy.settings import Settings, leaves
 
 _DEFAULT = "default"

@@ -173,6 +173,9 @@ def _join(section: str, name: str) -> str:
 
 
 def _suggestion(name: str, known: list[str]) -> str:
+    first, *rest = name.split(".")
+    if rest and first in known:
+        return f"keys are nested: {first}: {{{': {'.join(rest)}: ...{'}' * len(rest)}"
     near = difflib.get_close_matches(name.lower(), known, 1)
     elsewhere = [key for key in _KEYS if key.rpartition(".")[2] == name]
     for candidate in (*near, *elsewhere):

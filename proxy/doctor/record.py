@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
-from proxy.log import one_line
+from proxy.core.text import one_line
 from proxy.settings import AuthMethod
 
 T = TypeVar("T")

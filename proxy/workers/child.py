@@ -12,7 +12,7 @@ from proxy.credential import Loan
 from proxy.engine import Engine, open_exporter
 from proxy.errors import ProxyError
 from proxy.log import Log, capture_standard_logging, log_for
-from proxy.loop import loop_factory, measure_lag
+from proxy.loop import measure_lag, run_async
 from proxy.metrics import Traffic
 from proxy.server.drain import Stop, within
 from proxy.server.plane import OwnPlane
@@ -45,8 +45,7 @@ _LAST_WORDS = 1.0
 
 def run(control: int) -> int:
     """Serves until the parent has had enough, or has gone; returns the exit code. `control`: its end of the channel."""
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_Worker().serve(_inherited(control)))
+    return run_async(_Worker().serve(_inherited(control)))
 
 
 def _inherited(fd: int) -> socket.socket:

@@ -10,8 +10,8 @@ import msgspec
 
 from proxy.core.lifecycle import Now
 from proxy.core.secret import Secret
+from proxy.core.text import one_line
 from proxy.errors import ProxyError
-from proxy.log import one_line
 from proxy.metrics import Counts
 from proxy.record import RequestRecord
 from proxy.settings import Duration, Settings, Size

@@ -14,6 +14,7 @@ from selenium.webdriver.support.select import Select
 
 from proxy.demo import faults
 from proxy.demo.idp import DemoProvider
+from tests.behaviour.crew import TWO, Crew
 from tests.behaviour.running import Launcher, Proxy, until
 from tests.peers import Upstream, http_answer, request
 from tests.real_parts import real_part
@@ -127,6 +128,18 @@ def test_a_proxy_that_is_well(page: Page, proxy: Proxy) -> None:
     assert shape.get_attribute("class") == "ok"
     assert "primary" in page.text("#clients")
     assert page.complaints() == []
+
+
+def test_workers(page: Page, proxy: Proxy, launch: Launcher, upstream: Upstream) -> None:
+    """Where there are several processes, each has a row, and a death is seen; where there is one, it is not shown."""
+    page.open(proxy)
+    assert not page.find("#workers").is_displayed()
+
+    crew = Crew(launch(upstream, *TWO))
+    page.open(crew.proxy)
+    until(lambda: page.texts("#workers .state") == ["serving"] * 2)
+    crew.kill(1)
+    until(lambda: page.texts("#workers .state + td + td + td + td") == ["1", "0"], "the restart is shown")
 
 
 def test_the_token_bar_moves(page: Page, proxy: Proxy) -> None:

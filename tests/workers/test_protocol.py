@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from proxy.core.lifecycle import Now
 from proxy.core.secret import Secret
-from proxy.log import one_line
+from proxy.core.text import one_line
 from proxy.metrics import Traffic
 from proxy.record import RequestRecord
 from proxy.secret import SecretRef

@@ -168,6 +168,18 @@ function showClients() {
   ]);
 }
 
+function showWorkers() {
+  byId("workers").hidden = status.workers.length < 2;
+  rows("workers", status.workers.map((worker, i) => make("tr", {},
+    make("th", { scope: "row" }, String(i + 1)),
+    cell(worker.state, `state ${worker.state}`),
+    number(String(worker.pid)),
+    cell(ago(worker.started)),
+    number(plain.format(worker.in_flight)),
+    number(plain.format(worker.restarts)),
+  )), "None");
+}
+
 // Plots.
 
 function roundUp(value) {
@@ -296,6 +308,7 @@ function show() {
   showWarnings();
   showToken();
   showClients();
+  showWorkers();
   showPlots();
   showErrors();
   showRequests();
