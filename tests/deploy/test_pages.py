@@ -109,6 +109,12 @@ def test_links(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_code_is_on_one_line(page: Path) -> None:
+    """So that it can be copied, and `test_keys` sees it."""
+    assert [line for line in prose(page).splitlines() if line.count("`") % 2] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_keys(page: Path) -> None:
     """Each key of the configuration that a page names exists."""
     code = re.findall(r"`([^`\n]+)`", prose(page))
