@@ -1,6 +1,7 @@
 """The walls of the house, read from the source: who may import whom, what stays pure, how large a module gets."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,42 @@ def test_imports_go_down(module: Path) -> None:
     others = own_parts(module) - {part}
     assert others <= RANK.keys()
     assert not {other for other in others if RANK[other] >= RANK[part]}
+
+
+def drawn() -> tuple[dict[str, str], set[tuple[str, str]]]:
+    """Of the diagram in proxy/README.md: the box of each part, and the arrows between boxes."""
+    (diagram,) = re.findall(r"```mermaid\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)
+    labels = dict(re.findall(r'(\w+)\["(.+?)"\]', diagram))
+    arrows = set()
+    for line in re.sub(r'\[".+?"\]', "", diagram).splitlines()[1:]:
+        sources, targets = (side.strip().split(" & ") for side in line.split("-->"))
+        arrows |= {(source, target) for source in sources for target in targets}
+    boxes = {box for arrow in arrows for box in arrow}
+    parts = [(part, box) for box in boxes for part in labels.get(box, box).split(", ")]
+    assert len(parts) == len(dict(parts)), "a part is in two boxes"
+    return dict(parts), arrows
+
+
+def test_the_diagram_is_true() -> None:
+    """proxy/README.md draws every part, and every import between boxes that does not follow from others."""
+    box_of, arrows = drawn()
+    assert box_of.keys() == RANK.keys()
+    below: dict[str, set[str]] = {box: set() for box in box_of.values()}
+    for module in MODULES:
+        if module.as_posix() != "__init__.py":
+            box = box_of[part_of(module)]
+            below[box] |= {box_of[part] for part in own_parts(module)} - {box}
+
+    def reached(box: str) -> set[str]:
+        return below[box].union(*map(reached, below[box]))
+
+    direct = {
+        (box, target)
+        for box, targets in below.items()
+        for target in targets
+        if not any(target in reached(other) for other in targets)
+    }
+    assert arrows == direct
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if part_of(module) == "core"], ids=str)

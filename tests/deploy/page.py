@@ -19,22 +19,27 @@ def commands(page: Path) -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", "").splitlines() if line]
 
 
+def prose(page: Path) -> str:
+    """The page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
 def anchors(page: Path) -> set[str]:
     """Of the page's headings, as GitHub and GitLab make them: lower case, no punctuation, hyphens for spaces."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def broken_links(page: Path) -> list[str]:
-    """Links of the page that lead to no file of the repository, or to no heading of this page."""
-    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
-    inner = anchors(page)
-    return [
-        link
-        for link in links
-        if "://" not in link
-        and not (link[1:] in inner if link.startswith("#") else (page.parent / link.partition("#")[0]).exists())
-    ]
+    """Links of the page that lead to no file of the repository, or to no heading of a page."""
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    return [link for link in links if "://" not in link and not _leads_somewhere(page, link)]
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    return target.exists() and (not anchor or anchor in anchors(target))
 
 
 def shell(command: str, directory: Path, environment: Mapping[str, str]) -> str:

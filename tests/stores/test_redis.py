@@ -393,7 +393,7 @@ def guarded(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.mark.parametrize("user", ["", "app"])
 def test_password(guarded: RedisServer, user: str) -> None:
-    """The user and the password of the URL are used; the few commands that the README names are enough."""
+    """The user and the password of the URL are used; the few commands that config/TOKENS.md names are enough."""
     store = store_at(with_password(guarded.url, user))
     assert write(store)
     assert token_of(run(store.read())) == CANARY
