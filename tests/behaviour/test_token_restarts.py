@@ -1,5 +1,9 @@
 """A process in odd surroundings, and one that is killed and started again."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -37,6 +41,32 @@ def test_surroundings(
     (line,) = proxy.log_lines("token_obtained")
     assert abs(datetime.fromisoformat(line["time"]).timestamp() - time.time()) < 60
     assert abs(datetime.fromisoformat(proxy.status()["token"]["issued_at"]).timestamp() - time.time()) < 60
+
+
+AS_PROCESS_1 = (
+    "unshare",
+    *(() if os.geteuid() == 0 else ("--user", "--map-current-user")),
+    *("--pid", "--fork", "--kill-child"),
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has namespaces of process ids")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_process_1(launch: Launcher, upstream: Upstream, workers: int, number: signal.Signals) -> None:
+    """As the first process of a container, to which no signal does anything by default, it serves and ends (F51)."""
+    if subprocess.run([*AS_PROCESS_1, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this user may not make a namespace of process ids")
+    launch.prefix = AS_PROCESS_1
+    proxy = launch(upstream, f"workers={workers}")
+    with proxy.under_load() as load:
+        load.next()
+        assert load.statuses == {200}
+    outside = proxy.process.pid
+    (first,) = Path(f"/proc/{outside}/task/{outside}/children").read_text().split()
+    assert Path(f"/proc/{first}/status").read_text().partition("NSpid:")[2].split()[1] == "1"
+    os.kill(int(first), number)
+    assert proxy.process.wait(TIMEOUT) == 0
 
 
 def kill(proxy: Proxy) -> None:
