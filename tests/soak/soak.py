@@ -16,7 +16,7 @@ from tests.soak.clients import Clients, Exchange
 from tests.soak.process import Configuration, Sample, at_rest, sampled, started
 
 TOKEN_LIFETIME = 5
-# Seconds from one to the next; of a short soak there are three of each at least.
+# Seconds from one to the next; in a short soak there is one of each at least.
 ROTATION, RELOAD, PROVIDER_RESTART, API_RESTART = 20.0, 7.0, 31.0, 45.0
 # Seconds that a server is away, and after which nobody suffers from it any more.
 _AWAY, _AFTER = 1.0, 1.0
@@ -53,7 +53,7 @@ class Disturbances:
         periods = (ROTATION, RELOAD, PROVIDER_RESTART, API_RESTART)
         actions = (self._rotate, self._reload, self._restart_provider, self._restart_api)
         now = time.monotonic()
-        self._periods = [min(period, seconds / 4) for period in periods]
+        self._periods = [min(period, seconds / 2) for period in periods]
         # Not two at once: what one of them does could be taken for what another does.
         self._due = [now + period * (index + 1) / len(periods) for index, period in enumerate(self._periods)]
         self._actions: list[Callable[[], None]] = list(actions)
