@@ -37,6 +37,8 @@ class Configuration:
                 "token_url": provider.token_url,
                 "jwks_url": provider.jwks_url,
                 "verify": {"mode": "require"},
+                # At three quarters, the default, a provider that is away for a moment outlasts what is left of a token.
+                "refresh": {"at": 0.5},
             },
             "log": {"format": "json"},
             "workers": workers,

@@ -18,8 +18,8 @@ from tests.soak.process import Configuration, Sample, at_rest, sampled, started
 TOKEN_LIFETIME = 5
 # Seconds from one to the next; in a short soak there is one of each at least.
 ROTATION, RELOAD, PROVIDER_RESTART, API_RESTART = 20.0, 7.0, 31.0, 45.0
-# Seconds that a server is away, and after which nobody suffers from it any more.
-_AWAY, _AFTER = 1.0, 1.0
+# Seconds that the servers are away, and after which nobody suffers from an API that was.
+_PROVIDER_AWAY, _API_AWAY, _AFTER = 0.5, 1.0, 1.0
 _TICK = 0.1
 _KEYS = 2
 
@@ -78,16 +78,16 @@ class Disturbances:
         self._proxy.process.send_signal(signal.SIGHUP)
 
     def _restart_provider(self) -> None:
-        self._restart(self._stage.provider)
+        self._restart(self._stage.provider, _PROVIDER_AWAY)
 
     def _restart_api(self) -> None:
         began = time.monotonic()
-        self._restart(self._stage.api)
+        self._restart(self._stage.api, _API_AWAY)
         self.outages.append((began, time.monotonic() + _AFTER))
 
-    def _restart(self, server: DemoProvider | Api) -> None:
+    def _restart(self, server: DemoProvider | Api, away: float) -> None:
         self._stage.backstage.run(server.stop())
-        time.sleep(_AWAY)
+        time.sleep(away)
         self._stage.backstage.run(server.start(port=server.port))
 
 
