@@ -1,6 +1,7 @@
 """A process in odd surroundings, and one that is killed and started again."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Launch, Launcher, Proxy, until
 from tests.peers import TIMEOUT, Minting, Upstream, http_answer, mute, token_answer
 
@@ -67,6 +69,24 @@ def test_process_1(launch: Launcher, upstream: Upstream, workers: int, number: s
     assert Path(f"/proc/{first}/status").read_text().partition("NSpid:")[2].split()[1] == "1"
     os.kill(int(first), number)
     assert proxy.process.wait(TIMEOUT) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux can limit another process")
+def test_full_disk(launch: Launcher, upstream: Upstream, provider: DemoProvider, tmp_path: Path) -> None:
+    """A disk that is full for a while keeps neither a request nor a token, though both log and store are on it (F47)."""
+    provider.lifetime = 4
+    proxy = launch(upstream, f"oauth.store=file:{tmp_path / 'token'}", "log.access=all")
+    whole = resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, (0, whole[1]))
+    with proxy.under_load() as load:
+        minted = provider.minted
+        until(lambda: provider.minted >= minted + 2)
+        assert proxy.is_ready
+        assert proxy.metric("thg_proxy_log_lines_dropped_total") > 0
+        resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, whole)
+        until(lambda: proxy.log_lines("log_lines_dropped"))
+
+    assert load.statuses == {200}
 
 
 def kill(proxy: Proxy) -> None:
