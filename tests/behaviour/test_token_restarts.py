@@ -73,7 +73,7 @@ def test_process_1(launch: Launcher, upstream: Upstream, workers: int, number: s
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux can limit another process")
 def test_full_disk(launch: Launcher, upstream: Upstream, provider: DemoProvider, tmp_path: Path) -> None:
-    """A disk that is full for a while keeps neither a request nor a token, though both log and store are on it (F47)."""
+    """A disk that is full for a while costs neither a request nor a token, though log and store are on it (F47)."""
     provider.lifetime = 4
     proxy = launch(upstream, f"oauth.store=file:{tmp_path / 'token'}", "log.access=all")
     whole = resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE)
