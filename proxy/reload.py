@@ -91,7 +91,7 @@ class Reload:
         if oauth == self.settings.oauth and not oauth.tls.files:
             self.tokens.reconsider()
             return self._identity
-        # So can a file system, or a keyring that asks somebody for its password.
+        # A keyring can ask somebody for its password.
         client_id = await asyncio.wrap_future(in_background(oauth.clients[0].client_id.read))
         identity = Identity(oauth, client_id, self._metrics, self._log)
         identity.tokens.start()

@@ -120,7 +120,7 @@ def soak(directory: Path, seconds: float, workers: int = 1, api_of: Callable[[De
     """Everything that can happen, for so many seconds. `directory` is for its files."""
     outcome = Outcome()
     with _staged(directory, workers, api_of) as stage, started(stage.configuration, stage.provider) as proxy:
-        until(lambda: len(proxy.status()["workers"]) == workers)
+        until(lambda: [worker["state"] for worker in proxy.status()["workers"]] == ["serving"] * workers)
         outcome.before = at_rest(proxy)
         disturbances = Disturbances(stage, proxy, seconds)
         with sampled(proxy) as outcome.samples, Clients(proxy.port) as clients:
