@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ def main() -> int:
     if sys.platform != "linux":
         print("skipped: this needs Linux (/proc)")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the proxy ends, too
     print(f"{arguments.seconds:.0f} s, {arguments.workers} workers, {os.cpu_count()} cores", flush=True)
     print(f"{platform.platform()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
