@@ -104,17 +104,16 @@ class Callers:
             while True:
                 with Client(self._port) as client:
                     while self._exchange(client):
-                        pass
+                        self._never.wait(self.PACE)
 
     def _reconnect(self) -> None:
         with suppress(ConnectionRefusedError):
-            while not self.away.is_set():
+            while not self.away.wait(self.PACE):
                 with Client(self._port) as client:
                     self._exchange(client)
 
     def _exchange(self, client: Client) -> bool:
         """One request; False where its connection can't be used for another."""
-        self._never.wait(self.PACE)
         try:
             response = client.get()
         except (OSError, BodyCut) as exc:
