@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint coverage coverage-core bench fleet image lock audit reference clean
+.PHONY: demo test lint coverage coverage-core bench fleet soak image lock audit reference clean
 
 demo: .venv/run
 	$(BIN)/thg-proxy demo
@@ -31,6 +31,9 @@ bench: .venv/bench
 
 fleet: .venv/test
 	$(BIN)/python -m tests.bench.fleet
+
+soak: .venv/test
+	$(BIN)/python -m tests.soak
 
 image:
 	$(PYTHON) deploy/docker/build.py

@@ -14,12 +14,12 @@ from proxy.tokens import TokenSource
 
 
 class Identity:
-    """The token, and all that obtains it. Raises ConfigError or SecretUnreadable."""
+    """The token, and all that obtains it; `client_id` is that of the first client. Raises ConfigError."""
 
-    def __init__(self, oauth: OAuth, metrics: Metrics, log: Log) -> None:
+    def __init__(self, oauth: OAuth, client_id: Secret, metrics: Metrics, log: Log) -> None:
         self._wait = oauth.refresh.wait
         self._provider = Provider(oauth)
-        self._store = _store(oauth, log)
+        self._store = _store(oauth, client_id, log)
         self.tokens = TokenSource(oauth, self._provider, metrics, log, store=self._store)
 
     async def close(self) -> None:
@@ -36,7 +36,7 @@ class Identity:
             await self.close()
 
 
-def _store(oauth: OAuth, log: Log) -> TokenStore:
+def _store(oauth: OAuth, client_id: Secret, log: Log) -> TokenStore:
     """For the tokens of the first client; those of the others stand in for them."""
     client = oauth.clients[0]
 
@@ -48,7 +48,7 @@ def _store(oauth: OAuth, log: Log) -> TokenStore:
 
     key = store_key(
         provider=oauth.token_url or oauth.issuer or "",
-        client_id=client.client_id.read(),
+        client_id=client_id,
         scope=oauth.scope,
         audience=oauth.audience,
         resource=oauth.resource,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from proxy.background import in_background
 from proxy.config import Loaded
 from proxy.errors import ConfigError, ProxyError
 from proxy.identity import Identity
@@ -55,7 +56,7 @@ class Reload:
         """What is wrong with the new configuration is logged, and leaves the old one in force."""
         try:
             # A file system can hang.
-            loaded = await asyncio.to_thread(self._load)
+            loaded = await in_background(self._load)
             settings = self._applicable(loaded.settings)
             use = self._plane.prepare(settings)
             identity = await self._identity_for(settings.oauth)
@@ -90,7 +91,9 @@ class Reload:
         if oauth == self.settings.oauth and not oauth.tls.files:
             self.tokens.reconsider()
             return self._identity
-        identity = Identity(oauth, self._metrics, self._log)
+        # A keyring can ask somebody for its password.
+        client_id = await in_background(oauth.clients[0].client_id.read)
+        identity = Identity(oauth, client_id, self._metrics, self._log)
         identity.tokens.start()
         if self.tokens.current() is not None:
             try:

@@ -51,7 +51,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[], None] | None = None) -> i
     _obey_signals(stop)
     metrics = Metrics()
     async with AsyncExitStack() as parts:
-        identity = Identity(settings.oauth, metrics, log)
+        identity = Identity(settings.oauth, settings.oauth.clients[0].client_id.read(), metrics, log)
         plane = _data_plane(settings, identity.tokens, metrics.traffic, log)
         reload = Reload(loaded.again, plane, settings, identity, metrics=metrics, log=log)
         parts.push_async_callback(reload.close)

@@ -93,7 +93,10 @@ TESTED_ELSEWHERE = {
     "clock.py": "a protocol and one line: the tests of tokens.py and verifier.py hand in clocks of their own",
 }
 # Test files that mirror no module.
-OTHER_TESTS = ("behaviour", "bench", "deploy", "fuzz", "conformance", "test_architecture.py", "test_readme.py")
+OTHER_TESTS = (
+    *("behaviour", "bench", "deploy", "fuzz", "conformance", "soak"),
+    *("test_architecture.py", "test_readme.py"),
+)
 
 
 def part_of(module: Path) -> str:

@@ -37,7 +37,16 @@ def _exposed_secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator
         if path and os.access(path, os.R_OK):
             status = Path(path).stat()
             if status.st_uid and status.st_mode & 0o077:
-                yield Problem(key, f"other users may read the file {path}; chmod 600 {path}")
+                yield Problem(key, f"other users may read the file {path}; {_closing(path, status)}")
+
+
+def _closing(path: str, status: os.stat_result) -> str:
+    """What can be done about it by the user who runs the proxy."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return "it is on a read-only file system: give it the mode 0600 where that comes from"
+    if os.geteuid() not in (0, status.st_uid):
+        return f"it belongs to the user {status.st_uid}: use a file of this user's own, of mode 0600"
+    return f"chmod 600 {path}"
 
 
 def _replaceable_sockets(settings: Settings) -> Iterator[Problem]:

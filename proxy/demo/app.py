@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from proxy import run, settings
@@ -12,6 +12,7 @@ from proxy.demo.api import DemoApi
 from proxy.demo.authorization import Client
 from proxy.demo.certificates import CertificateAuthority
 from proxy.demo.idp import DemoProvider
+from proxy.errors import StartError
 from proxy.secret import SecretRef
 
 _HOST = "127.0.0.1"
@@ -28,8 +29,8 @@ async def serve(port: int, admin_port: int, lifetime: settings.Duration, say: Sa
     client = Client()
     provider = DemoProvider(client, lifetime=lifetime)
     api = DemoApi(provider)
-    with tempfile.TemporaryDirectory(prefix="thg-proxy-demo-") as directory:
-        authority = CertificateAuthority(Path(directory))
+    with _temporary_directory() as directory:
+        authority = CertificateAuthority(directory)
         tls = authority.server_context(_HOST)
         async with provider.running(tls), api.running(tls):
             say("CA", f"{authority.ca_file} (made for this run)")
@@ -37,6 +38,16 @@ async def serve(port: int, admin_port: int, lifetime: settings.Duration, say: Sa
             say("API", f"{api.url} (wants a token of the provider; each lives {lifetime})")
             config = _settings(_chosen(port, admin_port), provider, api, authority)
             return await run.serve(_loaded(config), ready=lambda: _invite(config, say))
+
+
+@contextlib.contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="thg-proxy-demo-")
+    except OSError as exc:
+        raise StartError("the demo needs a directory for temporary files; set TMPDIR to one it can write to") from exc
+    with directory as path:
+        yield Path(path)
 
 
 def _chosen(*ports: int) -> list[int]:

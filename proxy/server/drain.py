@@ -34,7 +34,10 @@ async def drain(listener: Listener, connections: Connections, grace: float, stop
         await connections.wait_empty()
 
     connections.drain()
+    handshakes = min(listener.refuse(), grace)
+    await unless(stop.hurried, asyncio.sleep(handshakes))
     listener.close()
+    grace -= handshakes
     idle_grace = min(IDLE_GRACE, grace)
     await unless(stop.hurried, within(idle_grace, all_gone()))
     connections.close_idle()

@@ -1,6 +1,7 @@
 """Takes connections, as many as there may be."""
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Callable, Collection, Sequence
@@ -9,7 +10,7 @@ from math import inf
 import aiofastnet
 
 from proxy.log import Log
-from proxy.server.sockets import address_of, close
+from proxy.server.sockets import address_of, close, refuse
 
 # Seconds after which a full house looks whether somebody has left, and between two lines about it.
 _RETRY = 0.1
@@ -62,6 +63,10 @@ class Listener:
             self._watched.add(listening)
             self._watch(listening)
 
+    def refuse(self) -> float:
+        """Nobody can connect from here on; returns the seconds in which those who have begun to can be taken (R162)."""
+        return max(map(refuse, self._sockets), default=0.0)
+
     def close(self) -> None:
         """Takes the connections that the kernel has made by now, and no more; those that have been taken stay."""
         for listening in self._sockets:
@@ -106,6 +111,10 @@ class Listener:
         except BlockingIOError:
             return None
         except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                # A Unix socket that refuses, as that of all workers does when the first of them ends.
+                self._forget(listening)
+                return None
             return exc.strerror or type(exc).__name__
         return "there are as many connections as there may be"
 

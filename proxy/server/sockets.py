@@ -2,12 +2,17 @@
 
 import errno
 import socket
+import sys
 from pathlib import Path
 
 from proxy.settings import Address
 
 BACKLOG = 1024
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+# SO_BINDTOIFINDEX (Linux 5.0; without CAP_NET_RAW 5.7), which Python does not name, and an interface that is not there.
+_BIND_TO_INTERFACE, _NO_INTERFACE = 62, 2**31 - 1
+# Seconds in which a handshake that has begun ends: two ways through this machine, or through a network.
+_HANDSHAKE_HERE, _HANDSHAKE = 0.02, 0.1
 
 
 def listen(address: Address, unix_mode: int) -> list[socket.socket]:
@@ -71,6 +76,25 @@ def _listen_at_path(path: str, mode: int) -> socket.socket:
     Path(path).chmod(mode)
     opened.listen(BACKLOG)
     return opened
+
+
+def refuse(listening: socket.socket) -> float:
+    """Nobody can connect from here on, as if it were closed; who has begun to is in its queue in so many seconds.
+
+    Those are reset where a socket just closes. Linux looks for a listener on the interface by which a connection comes,
+    but goes on with handshakes that have begun. Where there is no such way nobody is refused, and there is no wait.
+    """
+    address = address_of(listening)
+    try:
+        if address.path is not None:
+            listening.shutdown(socket.SHUT_RD)
+            return 0.0
+        if sys.platform != "linux":
+            return 0.0
+        listening.setsockopt(socket.SOL_SOCKET, _BIND_TO_INTERFACE, _NO_INTERFACE)
+    except OSError:
+        return 0.0
+    return _HANDSHAKE_HERE if address.is_loopback else _HANDSHAKE
 
 
 def close(listening: socket.socket) -> None:

@@ -23,7 +23,7 @@ def promtool(*arguments: str | Path, read: str = "") -> subprocess.CompletedProc
         input=read,
         capture_output=True,
         text=True,
-        timeout=3 * TIMEOUT,
+        timeout=5 * TIMEOUT,
         check=False,
     )
 

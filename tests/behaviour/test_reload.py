@@ -188,6 +188,25 @@ def test_another_client(configured: Configured, upstream: Upstream, provider: De
     assert upstream.requests[-1].values(b"authorization") == [f"Bearer {provider.tokens[-1]}".encode()]
 
 
+def test_a_keyring_that_waits(configured: Configured, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a keyring asks somebody for its password, requests are served as ever."""
+    asking = configured.launch.directory / "asking"
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "tests.keyrings.Held")
+    monkeypatch.setenv("ASKING", str(asking))
+    proxy = configured.start(upstream)
+    secret = {"env": "THG_CLIENT_SECRET"}
+    configured.change("oauth", clients=[{"client_id": {"keyring": "service/name"}, "client_secret": secret}])
+
+    def answer() -> float:
+        if asking.exists():
+            assert client.get().status == 200
+            asking.unlink()
+        return reloads(proxy, "ok")
+
+    with proxy.connect() as client:
+        until(answer, "reloaded")
+
+
 def test_admin_port(configured: Configured, upstream: Upstream) -> None:
     """The admin port shows, and goes by, the configuration that is in force (R134)."""
     proxy = configured.start(upstream)

@@ -1,5 +1,10 @@
 """A process in odd surroundings, and one that is killed and started again."""
 
+import os
+import resource
+import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -7,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Launch, Launcher, Proxy, until
 from tests.peers import TIMEOUT, Minting, Upstream, http_answer, mute, token_answer
 
@@ -37,6 +43,50 @@ def test_surroundings(
     (line,) = proxy.log_lines("token_obtained")
     assert abs(datetime.fromisoformat(line["time"]).timestamp() - time.time()) < 60
     assert abs(datetime.fromisoformat(proxy.status()["token"]["issued_at"]).timestamp() - time.time()) < 60
+
+
+AS_PROCESS_1 = (
+    "unshare",
+    *(() if os.geteuid() == 0 else ("--user", "--map-current-user")),
+    *("--pid", "--fork", "--kill-child"),
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has namespaces of process ids")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_process_1(launch: Launcher, upstream: Upstream, workers: int, number: signal.Signals) -> None:
+    """As the first process of a container, to which no signal does anything by default, it serves and ends (F51)."""
+    if subprocess.run([*AS_PROCESS_1, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this user may not make a namespace of process ids")
+    launch.prefix = AS_PROCESS_1
+    proxy = launch(upstream, f"workers={workers}")
+    with proxy.under_load() as load:
+        load.next()
+        assert load.statuses == {200}
+    outside = proxy.process.pid
+    (first,) = Path(f"/proc/{outside}/task/{outside}/children").read_text().split()
+    assert Path(f"/proc/{first}/status").read_text().partition("NSpid:")[2].split()[1] == "1"
+    os.kill(int(first), number)
+    assert proxy.process.wait(TIMEOUT) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux can limit another process")
+def test_full_disk(launch: Launcher, upstream: Upstream, provider: DemoProvider, tmp_path: Path) -> None:
+    """A disk that is full for a while costs neither a request nor a token, though log and store are on it (F47)."""
+    provider.lifetime = 4
+    proxy = launch(upstream, f"oauth.store=file:{tmp_path / 'token'}", "log.access=all")
+    whole = resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, (0, whole[1]))
+    with proxy.under_load() as load:
+        minted = provider.minted
+        until(lambda: provider.minted >= minted + 2)
+        assert proxy.is_ready
+        assert proxy.metric("thg_proxy_log_lines_dropped_total") > 0
+        resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, whole)
+        until(lambda: proxy.log_lines("log_lines_dropped"))
+
+    assert load.statuses == {200}
 
 
 def kill(proxy: Proxy) -> None:

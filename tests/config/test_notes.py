@@ -54,6 +54,32 @@ def test_secret_file_that_others_may_read(
 
 
 @pytest.mark.parametrize(
+    "flags, user, advice",
+    [
+        (os.ST_RDONLY, 1, "read-only file system: give it the mode 0600 where that comes from"),
+        (0, 2, "belongs to the user 1: use a file of this user's own, of mode 0600"),
+        (0, 1, "chmod 600 secret"),
+    ],
+)
+def test_advice_that_can_be_followed(
+    load_text: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, user: int, advice: str
+) -> None:
+    """Nobody is told to change the mode of a file that is another user's, or that nobody can write to (R148)."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    path = tmp_path / "secret"
+    path.write_text("s3cr3t")
+    path.chmod(0o644)
+    os.chown(path, 1, 1)
+    file_system = list(os.statvfs(path))
+    file_system[8] = flags
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(file_system))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    (note,) = load_text("oauth: {clients: [{client_secret: {file: secret}}]}").notes
+    assert advice in note
+
+
+@pytest.mark.parametrize(
     "mode, owner, notes", [(0o755, 0, 0), (0o1777, 0, 0), (0o777, 0, 1), (0o770, 0, 1), (0o755, 1, 1)]
 )
 def test_socket_that_others_can_replace(load_text: Load, tmp_path: Path, mode: int, owner: int, notes: int) -> None:

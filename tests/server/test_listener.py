@@ -3,8 +3,12 @@
 import asyncio
 import io
 import socket
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from math import inf
+from pathlib import Path
 from typing import Any, Self, cast
 
 import pytest
@@ -14,6 +18,8 @@ from proxy.log import Log
 from proxy.server import listener as module
 from proxy.server.listener import Listener
 from proxy.server.serving import Connections
+from proxy.server.sockets import listen_together
+from proxy.settings import Address
 
 TIMEOUT = 10
 
@@ -241,3 +247,72 @@ def test_who_has_connected_before_the_end_is_taken() -> None:
             assert await loop.sock_recv(caller, 5) == b"hello"
 
     play(story)
+
+
+class Crowd:
+    """Clients that connect, are greeted and leave, over and over until they are refused. `lost`: who was reset.
+
+    When each of them has been greeted they wait for whoever else waits at `ready`.
+    """
+
+    SIZE = 6
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._family, self._address = listening.family, listening.getsockname()
+        self._threads = [threading.Thread(target=self._come) for _ in range(self.SIZE)]
+        self.ready = threading.Barrier(self.SIZE + 1, timeout=TIMEOUT)
+        self.lost: list[str] = []
+        for thread in self._threads:
+            thread.start()
+
+    def _come(self) -> None:
+        self._visit()
+        self.ready.wait()
+        with suppress(ConnectionRefusedError, FileNotFoundError):
+            while True:
+                self._visit()
+
+    def _visit(self) -> None:
+        with socket.socket(self._family) as caller:
+            caller.settimeout(TIMEOUT)
+            caller.connect(self._address)
+            try:
+                assert caller.recv(5) == b"hello"
+            except OSError as exc:
+                self.lost.append(repr(exc))
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+
+
+async def end(scene: Scene) -> None:
+    await asyncio.sleep(scene.listener.refuse())
+    scene.listener.close()
+    await scene.listener.settled()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a listener can't be closed without a reset")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("is_unix", [False, True], ids=["TCP", "Unix socket"])
+def test_nobody_is_reset_by_the_end(tmp_path: Path, workers: int, *, is_unix: bool) -> None:
+    """Who connects in the very moment in which a listener closes is refused or served, at many ends (R162, F44)."""
+    lost: list[str] = []
+
+    async def story(_scene: Scene) -> None:
+        address = Address(path=str(tmp_path / "socket")) if is_unix else Address("127.0.0.1", 0)
+        together = {listening for each in listen_together(address, 0o600, workers) for listening in each}
+        # Each worker has the sockets of all.
+        scenes = [Scene([each.dup() for each in together]) for _ in range(workers)]
+        crowd = Crowd(next(iter(together)))
+        for listening in together:
+            listening.close()
+        await asyncio.to_thread(crowd.ready.wait)
+        await asyncio.gather(*map(end, scenes))
+        await asyncio.to_thread(crowd.join)
+        lost.extend(crowd.lost)
+
+    for _ in range(60):
+        play(story)
+
+    assert lost == []

@@ -4,12 +4,14 @@ import errno
 import os
 import select
 import socket
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from proxy.server.sockets import address_of, claim, close, listen, listen_together
+from proxy.server import sockets as module
+from proxy.server.sockets import address_of, claim, close, listen, listen_together, refuse
 from proxy.settings import Address
 
 
@@ -139,3 +141,31 @@ def test_a_successor_keeps_its_socket(tmp_path: Path) -> None:
     assert path.is_socket()
     close(second)
     assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a socket that listens can't refuse")
+@pytest.mark.parametrize("place", ["127.0.0.1", "::1", "unix"])
+def test_refuse(tmp_path: Path, place: str) -> None:
+    """From then on nobody can connect; who has connected is still in the queue (R162)."""
+    address = Address(path=str(tmp_path / "socket")) if place == "unix" else Address(place, 0)
+    (listening,) = listen(address, 0o600)
+    name = listening.getsockname()
+    with socket.socket(listening.family) as early, socket.socket(listening.family) as late:
+        early.connect(name)
+        assert refuse(listening) <= 0.1
+        with pytest.raises(ConnectionRefusedError):
+            late.connect(name)
+        early.sendall(b"first")
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.recv(5) == b"first"
+    close(listening)
+
+
+def test_a_system_without_a_way_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There everybody can still connect, and nobody waits for nothing."""
+    monkeypatch.setattr(module, "_BIND_TO_INTERFACE", 9999)
+    (listening,) = listen(Address("127.0.0.1", 0), 0o600)
+    with listening:
+        assert refuse(listening) == 0
+        socket.create_connection(listening.getsockname()).close()

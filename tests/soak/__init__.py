@@ -1,0 +1,1 @@
+"""Everything at once, for ten minutes: does it fail, and does it grow?"""
