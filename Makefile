@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fleet image lock audit reference clean
+.PHONY: demo test lint coverage coverage-core bench fleet image lock audit reference clean
 
 demo: .venv/run
 	$(BIN)/thg-proxy demo
@@ -12,6 +12,19 @@ test: .venv/test
 
 lint: .venv/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# Of branches, by all tests and the processes that they start.
+coverage: .venv/test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile -m "not uncounted" --timeout 600
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+# Of proxy/core, by the tests of its own: rules without I/O leave nothing that can't be tried.
+coverage-core: export COVERAGE_FILE := .coverage-core
+coverage-core: .venv/test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q tests/core
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --include='proxy/core/*' --fail-under=100
 
 bench: .venv/bench
 	$(BIN)/python -m tests.bench --all

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import aiohttp
 from authlib.oauth2.rfc8414 import get_well_known_url
 
-from proxy import __version__
 from proxy.core.client_auth import ClientCredentials
 from proxy.core.document import json_object
 from proxy.core.grant import (
@@ -30,6 +29,7 @@ from proxy.core.secret import Secret
 from proxy.credential import Credential
 from proxy.errors import ConfigError, SecretUnreadable
 from proxy.metadata import Endpoints, configured_endpoints, endpoints_in
+from proxy.outgoing import abort, open_session
 from proxy.settings import ClientTls, OAuth
 from proxy.tls import client_context
 
@@ -192,7 +192,7 @@ class Provider:
         tls: ssl.SSLContext | None = None,
     ) -> _Reply | Refusal:
         if self._session is None:
-            self._session = self._open_session()
+            self._session = open_session(self._oauth.timeout, {"Accept-Encoding": "identity"})
         try:
             async with self._session.request(
                 method,
@@ -206,7 +206,7 @@ class Provider:
                 try:
                     content = await _read(response)
                 except BaseException:
-                    _abort(response)
+                    abort(response)
                     raise
                 return _Reply(response.status, response.headers, content)
         except TimeoutError:
@@ -219,18 +219,6 @@ class Provider:
             return Refusal("malformed", "invalid_response", "the answer is not complete, well-formed HTTP")
         except (aiohttp.ClientError, OSError, UnicodeError) as exc:
             return Refusal("transient", "network", _why(exc))
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            # Requests are minutes to hours apart: a kept connection would only be a stale one.
-            connector=aiohttp.TCPConnector(force_close=True),
-            timeout=aiohttp.ClientTimeout(total=self._oauth.timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            # Nothing is inflated, so that 1 MiB on the wire is 1 MiB in memory.
-            auto_decompress=False,
-            headers={"User-Agent": f"thg-proxy/{__version__}", "Accept-Encoding": "identity"},
-        )
 
 
 def _new_binding(clock: Callable[[], float]) -> "Binding":
@@ -247,12 +235,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_BODY:
             raise _BodyTooLarge
     return bytes(body)
-
-
-def _abort(response: aiohttp.ClientResponse) -> None:
-    """A TLS connection that is closed in order reads on until the peer has closed, too, for up to half a minute."""
-    if response.connection is not None and response.connection.transport is not None:
-        response.connection.transport.abort()
 
 
 def _why(exc: Exception) -> str:

@@ -146,12 +146,12 @@ class Log:
     def error(self, event: str, /, **fields: object) -> None:
         self._emit("error", event, fields)
 
-    def entry(self, event: str, entry: "Entry") -> None:
+    def entry(self, event: str, entry: Entry) -> None:
         """As `info`, for what comes often: the line may be written a moment later, with others, on the running loop."""
         if self.enabled("info"):
             self._writer.write_soon(self._entry_line(event, entry))
 
-    def _entry_line(self, event: str, entry: "Entry") -> bytes:
+    def _entry_line(self, event: str, entry: Entry) -> bytes:
         if self._render is not _json:
             return self._line("info", event, entry.fields())
         return b"%b%b,%b}\n" % (_json_begin(time.time(), "info", event), self._common_json, entry.json())

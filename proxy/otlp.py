@@ -20,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from proxy import __version__
 from proxy.log import Log
+from proxy.outgoing import abort, open_session
 from proxy.settings import ClientTls
 from proxy.tls import client_context
 
@@ -130,24 +131,13 @@ class Exporter:
         self._tell_dropped()
 
     async def _run(self) -> None:
-        async with self._session() as session:
+        async with open_session(_TIMEOUT, {"Content-Type": "application/x-protobuf"}) as session:
             while not self._is_closing:
                 if self._failures or len(self._waiting) < MAX_BATCH:
                     await self._pause()
                 await self._export(session)
             while self._waiting and not self._failures:
                 await self._export(session)
-
-    def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            # One request in a second at most, mostly: a connection that is kept for it is one that may be stale.
-            connector=aiohttp.TCPConnector(force_close=True),
-            timeout=aiohttp.ClientTimeout(total=_TIMEOUT),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            headers={"User-Agent": f"thg-proxy/{__version__}", "Content-Type": "application/x-protobuf"},
-        )
 
     async def _pause(self) -> None:
         self._awake.clear()
@@ -175,10 +165,9 @@ class Exporter:
     async def _send(self, session: aiohttp.ClientSession, body: bytes) -> _Refusal | None:
         try:
             async with session.post(self._url, data=body, allow_redirects=False, ssl=self._tls) as response:
-                # What else it says is not read. An end in good order would be waited for (see `proxy.idp`).
-                if response.connection is not None and response.connection.transport is not None:
-                    response.connection.transport.abort()
                 status = response.status
+                # What else it says is not read.
+                abort(response)
         except TimeoutError:
             return _Refusal(f"no answer within {_TIMEOUT:g}s", is_passing=True)
         except (aiohttp.ClientError, OSError, UnicodeError) as exc:

@@ -1,6 +1,5 @@
 """A client's secret while it changes: the new one is proved before the old one is dropped (R100)."""
 
-import asyncio
 from functools import partial
 
 from proxy.background import in_background
@@ -84,7 +83,7 @@ class RotatingSecret:
     async def _read(self) -> ClientCredentials:
         if not any(source.may_hang() for source in self._sources):
             return read_credentials(self._oauth, self._client)
-        return await asyncio.wrap_future(in_background(partial(read_credentials, self._oauth, self._client)))
+        return await in_background(partial(read_credentials, self._oauth, self._client))
 
     @property
     def _sources(self) -> tuple[SecretRef, ...]:

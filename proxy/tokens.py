@@ -8,6 +8,7 @@ import contextlib
 import random as random_numbers
 import time
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
@@ -106,8 +107,7 @@ class TokenSource:
 
     async def stop(self) -> None:
         """Ends all that runs behind; what token there is can still be used."""
-        now = read(self._clock)
-        self._apply(self._life.stop(now), now)
+        self._tell(self._life.stop)
         if self._timer is not None:
             self._timer.close()
             self._timer = None
@@ -149,14 +149,12 @@ class TokenSource:
     def reconsider(self) -> None:
         """What the provider has refused may be granted by now: it is asked again at once."""
         if self._life.rejected:
-            now = read(self._clock)
-            self._apply(self._life.secret_changed(now), now)
+            self._tell(self._life.secret_changed)
 
     async def refresh(self) -> bool:
         """Fetches a new token now, or joins the fetch in flight; True if one came within `oauth.timeout`."""
         before = self._life.generation
-        now = read(self._clock)
-        self._apply(self._life.refresh_demanded(now), now)
+        self._tell(self._life.refresh_demanded)
         if not self._life.stopping:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._flight_ended.wait(), self._oauth.timeout)
@@ -168,8 +166,7 @@ class TokenSource:
         However many report the same token, one request replaces it (R93). None where no newer one comes, or where the
         caller does not `wait` for it.
         """
-        now = read(self._clock)
-        self._apply(self._life.rejected_by_upstream(generation, now), now)
+        self._tell(partial(self._life.rejected_by_upstream, generation))
         if wait and self._flight is not None and self._life.generation == generation:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._oauth.refresh.wait):
@@ -198,8 +195,12 @@ class TokenSource:
         )
 
     def _decide(self) -> None:
+        self._tell(self._life.demanded)
+
+    def _tell(self, event: Callable[[Now], Todo]) -> None:
+        """Tells the token's life what has happened, and does what follows."""
         now = read(self._clock)
-        self._apply(self._life.demanded(now), now)
+        self._apply(event(now), now)
 
     def _apply(self, todo: Todo, now: Now) -> None:
         usable = self._life.is_usable(now)
@@ -272,8 +273,7 @@ class TokenSource:
 
     async def _secrets_changed(self, files: list[str]) -> None:
         if await self._clients.secret_files_changed(files) or self._life.rejected:
-            now = read(self._clock)
-            self._apply(self._life.secret_changed(now), now)
+            self._tell(self._life.secret_changed)
         self._trials_changed.set()
 
     async def _watch_keys(self) -> None:
@@ -285,8 +285,7 @@ class TokenSource:
                 continue
             if await self._vetting.is_withdrawn(token.response):
                 self._log.warning("signing_key_withdrawn", generation=token.credential.generation)
-                now = read(self._clock)
-                self._apply(self._life.key_vanished(now), now)
+                self._tell(self._life.key_vanished)
 
     async def _exercise_clients(self) -> None:
         """Those that stand by obtain a token from time to time, once there is one to serve with."""

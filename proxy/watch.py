@@ -33,7 +33,7 @@ class FileWatch:
         while True:
             await asyncio.sleep(INTERVAL)
             # A file system can hang.
-            before, seen = seen, await asyncio.wrap_future(in_background(self._look))
+            before, seen = seen, await in_background(self._look)
             if seen != self._known and seen == before:
                 changed = [path for path in self._paths if seen[path] != self._known[path]]
                 self._known = seen

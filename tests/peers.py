@@ -317,6 +317,19 @@ def mute(_received: Received, sock: socket.socket) -> bool:
     return False
 
 
+class Slow:
+    """An API that answers in two pieces, the second when it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def __call__(self, _received: Received, sock: socket.socket) -> bool:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none")
+        self.go_on.wait(TIMEOUT)
+        sock.sendall(b"two")
+        return True
+
+
 class MuteTls(ssl.SSLContext):
     """A server that takes what a client sends for a handshake, and says nothing."""
 

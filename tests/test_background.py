@@ -8,19 +8,14 @@ from proxy.background import in_background
 
 
 def test_result() -> None:
-    """What the work returns is waited for in both worlds."""
-    assert in_background(lambda: "done").result() == "done"
-
-    async def main() -> str:
-        return await asyncio.wrap_future(in_background(lambda: "done"))
-
-    assert asyncio.run(main()) == "done"
+    """What the work returns is waited for."""
+    assert asyncio.run(in_background(lambda: "done")) == "done"
 
 
 def test_failure() -> None:
     """What the work raises is raised where it is waited for."""
     with pytest.raises(ZeroDivisionError):
-        in_background(lambda: 1 // 0).result()
+        asyncio.run(in_background(lambda: 1 // 0))
 
 
 HANGING = """
@@ -30,7 +25,7 @@ from proxy.background import in_background
 async def main():
     try:
         async with asyncio.timeout(0):
-            await asyncio.wrap_future(in_background(threading.Event().wait))
+            await in_background(threading.Event().wait)
     except TimeoutError:
         print("gave up")
 

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from proxy.cli.options import duration
 from proxy.demo import app
 from proxy.loop import run_async
 from proxy.settings import Duration
@@ -14,11 +15,8 @@ _MIN_TTL = Duration(2)
 _NAME_WIDTH = 17
 
 
-def _lifetime(_context: click.Context, _parameter: click.Parameter, value: str) -> Duration:
-    try:
-        lifetime = Duration.parse(value)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc)) from exc
+def _lifetime(context: click.Context, option: click.Parameter, value: str) -> Duration:
+    lifetime = duration(context, option, value)
     if lifetime < _MIN_TTL:
         raise click.BadParameter(f"must be at least {_MIN_TTL}")
     return lifetime

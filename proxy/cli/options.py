@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from proxy.settings import Duration
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 configuration_option = click.option(
@@ -17,6 +19,14 @@ configuration_option = click.option(
     type=click.Path(),
     help="The configuration; without it, the usual places.",
 )
+
+
+def duration(_context: click.Context, _option: click.Parameter, value: str) -> Duration:
+    """The callback of an option that is one."""
+    try:
+        return Duration.parse(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 def with_configuration(command: _Command, *, secrets: bool = True) -> Callable[..., Any]:

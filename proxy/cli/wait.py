@@ -6,6 +6,7 @@ from http import HTTPStatus
 import click
 
 from proxy.cli.admin import NoAnswer, ask, with_admin
+from proxy.cli.options import duration
 from proxy.cli.terminal import StatusLine
 from proxy.core.text import one_line
 from proxy.errors import ProxyError
@@ -19,13 +20,6 @@ class NotReady(ProxyError):
     code = "not_ready"
     title = "Not ready"
     exit_code = 3
-
-
-def _seconds(_context: click.Context, _option: click.Parameter, value: str) -> Duration:
-    try:
-        return Duration.parse(value)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc)) from None
 
 
 class Progress:
@@ -49,7 +43,7 @@ class Progress:
 
 @click.command()
 @with_admin
-@click.option("--timeout", callback=_seconds, default="30s", show_default=True, help="How long to wait at most.")
+@click.option("--timeout", callback=duration, default="30s", show_default=True, help="How long to wait at most.")
 def wait(admin: Address, timeout: Duration) -> None:
     """Wait until the proxy is ready: a usable token exists, and it is not stopping.
 

@@ -28,6 +28,8 @@ def main() -> None:
     # The answer is the only thing that is printed, whatever a backend has to say.
     printed, sys.stdout = sys.stdout, sys.stderr
     printed.buffer.write(msgspec.json.encode(_answer(request)))
+    # What is not sys.stdout any more is not flushed at the end, unless nobody else refers to it.
+    printed.flush()
 
 
 def _answer(request: Request) -> dict[str, str | None]:

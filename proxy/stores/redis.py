@@ -80,7 +80,8 @@ class RedisStore:
     async def read(self) -> Shared:
         value = await self.ask("GETRANGE", self.token_key, 0, _MAX_VALUE)
         try:
-            return decode(await _in_background(partial(self._decrypted, value))) if value else Shared()
+            # To read the secret that a token is encrypted with may take its time.
+            return decode(await in_background(partial(self._decrypted, value))) if value else Shared()
         except ValueError as exc:
             raise ValueError(f"the value {self.token_key} in Redis at {self._place} {exc}") from None
 
@@ -144,11 +145,6 @@ class RedisStore:
         return AESGCM(kdf.derive(secret.reveal().encode(errors="surrogateescape")))
 
 
-async def _in_background(work: Callable[[], bytes]) -> bytes:
-    """To read the secret that a token is encrypted with may take its time."""
-    return await asyncio.wrap_future(in_background(work))
-
-
 class _RedisLock:
     """Redis ends it after LOCK_TTL. Each holder has a name of its own.
 
@@ -166,7 +162,7 @@ class _RedisLock:
 
     async def write(self, shared: Shared) -> bool:
         keys = self._store.token_key, self._store.fence_key
-        value = await _in_background(partial(self._store.encrypted, encode(shared)))
+        value = await in_background(partial(self._store.encrypted, encode(shared)))
         ttl = self._store.milliseconds(shared)
         return bool(await self._store.ask("EVAL", _WRITE, 2, *keys, self._owner, value, ttl))
 

@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.demo.idp import DemoProvider
+from proxy.demo.idp import TOKEN_PATH, DemoProvider
 from tests.behaviour.canaries import leaks
 from tests.peers import TIMEOUT, Client, Load, Response, Upstream, free_ports, request
 
@@ -172,6 +172,10 @@ def problem(response: Response) -> tuple[int, bytes]:
     """The status, and what it says of the upstream."""
     (proxy_status,) = response.values(b"Proxy-Status")
     return response.status, proxy_status.removeprefix(b"thg-proxy; error=")
+
+
+def token_calls(provider: DemoProvider) -> int:
+    return sum(received.path == TOKEN_PATH for received in provider.received)
 
 
 Launch = Callable[..., Proxy]

@@ -98,6 +98,7 @@ def test_slow_streams(launch: Launcher, upstream: Upstream, many_descriptors: No
     hold_a_thousand(launch(upstream, *SETTINGS), upstream)
 
 
+@pytest.mark.uncounted
 def test_in_little_memory(launch: Launcher, upstream: Upstream, many_descriptors: None) -> None:
     """In a container of 64 MB they don't get the process killed (R156, F49)."""
     with limited_memory() as group:

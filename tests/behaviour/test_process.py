@@ -14,7 +14,7 @@ import pytest
 from proxy.demo import faults
 from proxy.demo.idp import DemoProvider
 from tests.behaviour.running import Launcher, Proxy, clean_environment, until
-from tests.peers import OK, TIMEOUT, Received, Upstream, free_port, request
+from tests.peers import OK, TIMEOUT, Slow, Upstream, free_port, request
 
 
 def test_probes(proxy: Proxy) -> None:
@@ -27,15 +27,7 @@ def test_probes(proxy: Proxy) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_lets_requests_end(launch: Launcher, upstream: Upstream, number: signal.Signals) -> None:
     """A signal ends the proxy with 0 once every request in flight has its whole answer (R162)."""
-    release = threading.Event()
-
-    def slow(_received: Received, sock: socket.socket) -> bool:
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
-        release.wait(TIMEOUT)
-        sock.sendall(b"cd")
-        return True
-
-    upstream.answer = slow
+    slow = upstream.answer = Slow()
     proxy = launch(upstream)
     with proxy.connect() as client:
         client.send(request(b"GET", b"/a"))
@@ -43,8 +35,8 @@ def test_stop_lets_requests_end(launch: Launcher, upstream: Upstream, number: si
         proxy.process.send_signal(number)
         until(lambda: json.loads(proxy.admin("/readyz")[1])["status"] == "stopping")
         until(lambda: refuses(proxy.port))
-        release.set()
-        assert client.response().body == b"abcd"
+        slow.go_on.set()
+        assert client.response().body == b"onetwo"
 
         assert proxy.process.wait(TIMEOUT) == 0
 

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +13,11 @@ import yaml
 
 from proxy.demo.authorization import Client as RegisteredClient
 from proxy.demo.certificates import CertificateAuthority
-from proxy.demo.idp import TOKEN_PATH, DemoProvider
-from tests.behaviour.running import Launcher, Proxy, clean_environment, until
+from proxy.demo.idp import DemoProvider
+from tests.behaviour.running import Launcher, Proxy, clean_environment, token_calls, until
 from tests.collector import attributes, spans
 from tests.mutual import asking_for_certificates
-from tests.peers import OK, Client, Upstream, free_port, http_answer, request
+from tests.peers import OK, Client, Slow, Upstream, free_port, http_answer, request
 
 
 @dataclass
@@ -84,10 +83,6 @@ def hang_up(proxy: Proxy) -> None:
     proxy.process.send_signal(signal.SIGHUP)
 
 
-def token_calls(provider: DemoProvider) -> int:
-    return sum(received.path == TOKEN_PATH for received in provider.received)
-
-
 def test_changed_file(configured: Configured, upstream: Upstream, other: Upstream, provider: DemoProvider) -> None:
     """A changed file is in force without a signal; the client's connection stays, and the token (R165)."""
     proxy = configured.start(upstream)
@@ -143,22 +138,14 @@ def test_bad_configuration(
 
 def test_request_in_flight(configured: Configured, upstream: Upstream, other: Upstream) -> None:
     """A response that has begun comes to its end from where it began."""
-    going_on = threading.Event()
-
-    def slowly(_: object, sock: Any) -> bool:
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none")
-        going_on.wait(30)
-        sock.sendall(b"two")
-        return True
-
-    upstream.answer = slowly
+    slow = upstream.answer = Slow()
     proxy = configured.start(upstream)
     with proxy.connect() as client:
         client.send(request(b"GET", b"/slow"))
         upstream.wait_for(1)
         configured.change("upstream", url=other.url)
         until(lambda: reloads(proxy, "ok"), "reloaded")
-        going_on.set()
+        slow.go_on.set()
         assert client.response().body == b"onetwo"
         assert client.get().body == b"other"
     states = ("idle", "active")

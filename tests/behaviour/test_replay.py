@@ -9,8 +9,8 @@ import pytest
 
 from proxy.core.lifecycle import MIN_INTERVAL
 from proxy.demo import faults
-from proxy.demo.idp import TOKEN_PATH, DemoProvider
-from tests.behaviour.running import Launcher, Proxy, until
+from proxy.demo.idp import DemoProvider
+from tests.behaviour.running import Launcher, Proxy, token_calls, until
 from tests.peers import OK, TIMEOUT, Received, Upstream, request
 
 CHALLENGE = b'Bearer realm="api",\terror="invalid_token", error_description="a  b"'
@@ -18,15 +18,17 @@ UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: " + CHALLENGE + 
 FIELD = b"thg-proxy; received-status=401"
 
 
-def token_calls(provider: DemoProvider) -> int:
-    return sum(received.path == TOKEN_PATH for received in provider.received)
-
-
-def refusing(provider: DemoProvider, refusal: bytes = UNAUTHORIZED) -> Callable[[Received, socket.socket], bool]:
-    """An API that does not take the provider's first token."""
+def refusing(
+    provider: DemoProvider, refusal: bytes = UNAUTHORIZED, *, at_once: int = 1
+) -> Callable[[Received, socket.socket], bool]:
+    """An API that does not take the provider's first token, and says so when it has come in so many requests."""
+    together = threading.Barrier(at_once)
 
     def answer(received: Received, sock: socket.socket) -> bool:
-        sock.sendall(refusal if provider.tokens[0].encode() in received.head else OK)
+        is_refused = provider.tokens[0].encode() in received.head
+        if is_refused:
+            together.wait(TIMEOUT)
+        sock.sendall(refusal if is_refused else OK)
         return True
 
     return answer
@@ -64,16 +66,7 @@ def test_refused_token(proxy: Proxy, upstream: Upstream, provider: DemoProvider,
 
 def test_refused_token_of_many(proxy: Proxy, upstream: Upstream, provider: DemoProvider) -> None:
     """A hundred requests that are refused at once share one token request (R93)."""
-    together = threading.Barrier(100)
-
-    def answer(received: Received, sock: socket.socket) -> bool:
-        refused = provider.tokens[0].encode() in received.head
-        if refused:
-            together.wait(TIMEOUT)
-        sock.sendall(UNAUTHORIZED if refused else OK)
-        return True
-
-    upstream.answer = answer
+    upstream.answer = refusing(provider, at_once=100)
     clients = [proxy.connect() for _ in range(100)]
     for client in clients:
         client.send(request(b"GET", b"/a"))

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,10 @@ def test_ready(launch: Launcher, upstream: Upstream, provider: DemoProvider, man
 
 def listening_ports(pid: int) -> set[str]:
     """Of TCP, by proc(5)."""
-    inodes = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()}
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed by now
+            inodes.add(link.readlink().name)
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 

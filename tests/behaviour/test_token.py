@@ -11,12 +11,8 @@ import pytest
 from proxy.demo import faults
 from proxy.demo.authorization import Client as RegisteredClient
 from proxy.demo.idp import TOKEN_PATH, DemoProvider, new_key
-from tests.behaviour.running import Backstage, Launcher, Proxy, until
+from tests.behaviour.running import Backstage, Launcher, Proxy, token_calls, until
 from tests.peers import Upstream, request
-
-
-def token_calls(provider: DemoProvider) -> int:
-    return sum(received.path == TOKEN_PATH for received in provider.received)
 
 
 def test_token_request(proxy: Proxy, provider: DemoProvider) -> None:

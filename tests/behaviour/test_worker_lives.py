@@ -2,9 +2,7 @@
 
 import os
 import signal
-import socket
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +14,7 @@ from tests.behaviour.crew import TWO, Crew, is_running
 from tests.behaviour.running import Launcher, until
 from tests.behaviour.test_inbound import connect_tls, connect_unix
 from tests.behaviour.test_process import refuses
-from tests.peers import OK, TIMEOUT, BodyCut, Client, Load, Received, Upstream, request
+from tests.peers import OK, BodyCut, Client, Load, Slow, Upstream, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems don't share a port out")
 
@@ -24,19 +22,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems d
 @pytest.fixture
 def crew(launch: Launcher, upstream: Upstream) -> Crew:
     return Crew(launch(upstream, *TWO))
-
-
-class Slow:
-    """An API that answers in two pieces, the second when it is told to."""
-
-    def __init__(self) -> None:
-        self.go_on = threading.Event()
-
-    def __call__(self, _received: Received, sock: socket.socket) -> bool:
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none")
-        self.go_on.wait(TIMEOUT)
-        sock.sendall(b"two")
-        return True
 
 
 def is_cut(client: Client) -> bool:

@@ -21,27 +21,22 @@ from proxy.core.lifecycle import MIN_INTERVAL
 from proxy.demo import faults
 from proxy.demo.authorization import Client as RegisteredClient
 from proxy.demo.certificates import CertificateAuthority
-from proxy.demo.idp import TOKEN_PATH, DemoProvider
+from proxy.demo.idp import DemoProvider
 from tests.behaviour.canaries import leaks
 from tests.behaviour.crew import TWO, Crew
-from tests.behaviour.running import Launch, Launcher, until
+from tests.behaviour.running import Launch, Launcher, token_calls, until
 from tests.behaviour.test_inbound import connect_tls, connect_unix
 from tests.behaviour.test_reload import Configured, reloads
+from tests.behaviour.test_replay import refusing
 from tests.collector import spans
-from tests.peers import OK, TIMEOUT, Minting, Received, Upstream, http_answer, request
+from tests.peers import OK, TIMEOUT, Minting, Received, Slow, Upstream, http_answer, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems don't share a port out")
-
-UNAUTHORIZED = http_answer(401, b"{}")
 
 
 @pytest.fixture
 def crew(launch: Launcher, upstream: Upstream) -> Crew:
     return Crew(launch(upstream, *TWO))
-
-
-def token_calls(provider: DemoProvider) -> int:
-    return sum(received.path == TOKEN_PATH for received in provider.received)
 
 
 def test_all_serve(crew: Crew) -> None:
@@ -134,18 +129,9 @@ def test_first_token(launch: Launcher, upstream: Upstream, provider: DemoProvide
 
 def test_refused_token_of_many(launch: Launcher, upstream: Upstream, provider: DemoProvider) -> None:
     """A hundred requests that are refused at once, in two processes, share one token request (R93)."""
-    together = threading.Barrier(100)
-
-    def answer(received: Received, sock: socket.socket) -> bool:
-        refused = provider.tokens[0].encode() in received.head
-        if refused:
-            together.wait(TIMEOUT)
-        sock.sendall(UNAUTHORIZED if refused else OK)
-        return True
-
     crew = Crew(launch(upstream, *TWO, f"oauth.refresh.min_interval={MIN_INTERVAL}"))
     until(lambda: crew.proxy.token_age > MIN_INTERVAL)
-    upstream.answer = answer
+    upstream.answer = refusing(provider, at_once=100)
     with ExitStack() as opened:
         clients = [opened.enter_context(crew.proxy.connect()) for _ in range(100)]
         for client in clients:
@@ -229,21 +215,15 @@ def test_figures(crew: Crew, upstream: Upstream) -> None:
 
 def test_in_flight(crew: Crew, upstream: Upstream) -> None:
     """What is being served is the sum, and /status says where."""
-    go_on = threading.Event()
-
-    def slowly(_received: Received, sock: socket.socket) -> bool:
-        go_on.wait(TIMEOUT)
-        sock.sendall(OK)
-        return True
-
+    slow = Slow()
     with crew.connected() as clients:
-        upstream.answer = slowly
+        upstream.answer = slow
         for client, *_ in clients.values():
             client.send(request(b"GET", b"/slow"))
         until(lambda: crew.proxy.metric("thg_proxy_requests_in_flight") == 2)
         assert [worker["in_flight"] for worker in crew.statuses()] == [1, 1]
         assert crew.proxy.metric("thg_proxy_upstream_connections", state="active") == 2
-        go_on.set()
+        slow.go_on.set()
         assert [client.response().status for (client, *_) in clients.values()] == [200, 200]
     assert crew.proxy.metric("thg_proxy_requests_in_flight") == 0
 
@@ -325,6 +305,7 @@ def test_service_manager(launch: Launcher, upstream: Upstream, tmp_path: Path) -
             assert "NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_text()
 
 
+@pytest.mark.uncounted
 def test_no_secret_in_a_worker(crew: Crew, provider: DemoProvider) -> None:
     """What a worker was started with holds neither the secret nor where it is, nor the provider (R147)."""
     for pid in crew.pids():
@@ -369,23 +350,16 @@ def test_reload(configured: Configured, upstream: Upstream, other: Upstream, pro
 
 def test_request_in_flight(configured: Configured, upstream: Upstream, other: Upstream) -> None:
     """A request that has begun ends as it began, in every worker."""
-    going_on = threading.Event()
-
-    def slowly(_received: Received, sock: socket.socket) -> bool:
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none")
-        going_on.wait(TIMEOUT)
-        sock.sendall(b"two")
-        return True
-
+    slow = Slow()
     crew = start(configured, upstream)
     with crew.connected() as clients:
-        upstream.answer = slowly
+        upstream.answer = slow
         for client, *_ in clients.values():
             client.send(request(b"GET", b"/slow"))
         until(lambda: crew.proxy.metric("thg_proxy_requests_in_flight") == 2)
         configured.change("upstream", url=other.url)
         until(lambda: reloads(crew.proxy, "ok"), "reloaded")
-        going_on.set()
+        slow.go_on.set()
         for client, *_ in clients.values():
             assert client.response().body == b"onetwo"
             assert client.get().body == b"other"

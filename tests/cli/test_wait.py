@@ -240,6 +240,7 @@ def test_terminal_shows_one_line_that_changes() -> None:
     assert last_screen_line(shown.split("\r\n")) == "ready"
 
 
+@pytest.mark.uncounted
 def test_it_starts_without_the_engine() -> None:
     """A HEALTHCHECK runs every few seconds: what serves requests is not loaded for it."""
     code = "import sys, proxy.cli.wait; print(*sys.modules)"

@@ -343,6 +343,7 @@ def test_margin(lifetime: float, usable_for: float) -> None:
 
     assert life.is_usable(at(usable_for - 0.01))
     assert not life.is_usable(at(usable_for + 0.01))
+    assert life.lease_for(at(5), lifetime).usable_until == at(5 + usable_for)
 
 
 @pytest.mark.parametrize("chance, refresh_after", [(0, 750), (0.5, 700), (0.999, 650.1)])

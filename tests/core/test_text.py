@@ -14,6 +14,7 @@ from proxy.core.text import MAX_TEXT, one_line
         ("/v1/vehicles", "/v1/vehicles"),
         ("müde 漢字", "müde 漢字"),
         ("a\r\nb", r"a\r\nb"),
+        ("müde\n", r"müde\n"),
         ("\x1b[31m", r"\x1b[31m"),
         ("\u202egpj.exe", r"\u202egpj.exe"),
         ("\ud800", r"\ud800"),

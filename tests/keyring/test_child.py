@@ -126,6 +126,16 @@ def test_unanswered_question(choose: Choose, monkeypatch: pytest.MonkeyPatch, tm
         os.kill(int(asking.read_text()), 0)
 
 
+def test_how_the_child_ends(choose: Choose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer has left before the process ends, in which a library may hold on to standard output."""
+    choose("keyrings.alt.file.PlaintextKeyring")
+    keyring.write("thg", "app", Secret("one"))
+    code = "import os; from proxy.keyring.child import main; main(); os._exit(0)"
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.setattr(keyring, "_CHILD", (sys.executable, "-c", code))
+    assert keyring.read("thg", "app") == Secret("one")
+
+
 def test_environment_of_the_child(choose: Choose, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that asks gets the session's variables, and none of the proxy's own (R147)."""
     choose("tests.keyrings.Telling")

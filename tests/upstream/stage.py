@@ -63,6 +63,25 @@ async def exchange(connection: UpstreamConnection) -> bytes:
     return connection.take()
 
 
+async def begin(pool: UpstreamPool, turns: int) -> "asyncio.Future[UpstreamConnection]":
+    """A request that waits for its connection, so many turns of the loop later."""
+    connecting = asyncio.ensure_future(pool.acquire())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    return connecting
+
+
+async def cancel(pool: UpstreamPool, turns: int) -> None:
+    """A request is cancelled by then; what was made for it serves another."""
+    connecting = await begin(pool, turns)
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    await until(lambda: not pool._dials)
+    if connecting.cancelled():
+        await until(lambda: pool.counts()["idle"] == pool._traffic.connects["ok"])
+        assert await exchange(await pool.acquire()) == b"ok"
+
+
 def failure(url: str, **settings: Any) -> tuple[UpstreamError, str]:
     """The error of one connect, and what the metric calls it; the pool is as before."""
     found: list[tuple[UpstreamError, str]] = []

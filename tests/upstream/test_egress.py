@@ -1,6 +1,5 @@
 """Connections through an egress proxy: what it sees, what it may answer, and what becomes of its failures."""
 
-import asyncio
 import gc
 import socket
 import ssl
@@ -17,7 +16,7 @@ from proxy.settings import Duration
 from proxy.settings import UpstreamTls as TlsSettings
 from tests.egress import GRANTED, EgressProxy, tls_records
 from tests.peers import Upstream, blackhole, free_port, trap
-from tests.upstream.stage import Directory, exchange, failure, play, pool_to, resolving, until
+from tests.upstream.stage import Directory, begin, cancel, exchange, failure, play, pool_to, resolving, until
 
 CONNECT = b"CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n"
 
@@ -383,15 +382,7 @@ def test_no_moment_to_cancel_loses_a_socket(authority: CertificateAuthority, *, 
         ):
             for turns in range(80):
                 async with pool_to(upstream.url, tls=tls(authority), egress_proxy=egress.url) as pool:
-                    connecting = asyncio.ensure_future(pool.acquire())
-                    for _ in range(turns):
-                        await asyncio.sleep(0)
-                    connecting.cancel()
-                    await asyncio.wait([connecting])
-                    await until(lambda: not pool._dials)
-                    if connecting.cancelled():
-                        await until(lambda: pool.counts()["idle"] == pool._traffic.connects["ok"])
-                        assert await exchange(await pool.acquire()) == b"ok"
+                    await cancel(pool, turns)
         # A socket that was lost is a ResourceWarning, which is an error.
         gc.collect()
 
@@ -409,9 +400,7 @@ def test_no_moment_to_close_loses_a_socket(authority: CertificateAuthority, *, s
         ):
             for turns in range(80):
                 async with pool_to(upstream.url, tls=tls(authority), egress_proxy=egress.url) as pool:
-                    connecting = asyncio.ensure_future(pool.acquire())
-                    for _ in range(turns):
-                        await asyncio.sleep(0)
+                    connecting = await begin(pool, turns)
                     pool.close()
                     with suppress(Stopping, UpstreamError):
                         assert (await connecting).closed

@@ -15,7 +15,7 @@ from proxy.settings import UpstreamTls as TlsSettings
 from proxy.upstream.pool import UpstreamPool
 from tests.outbound import outbound
 from tests.peers import Received, Upstream, trap
-from tests.upstream.stage import exchange, play, pool_to, response_of, until
+from tests.upstream.stage import cancel, exchange, play, pool_to, response_of, until
 
 
 def waiting(pool: UpstreamPool) -> int:
@@ -366,15 +366,7 @@ def test_no_moment_to_cancel_loses_a_socket(tmp_path: Path, *, secure: bool) -> 
         with Upstream(tls=authority.server_context("localhost") if secure else None) as upstream:
             for turns in range(60):
                 async with pool_to(upstream.url, tls=TlsSettings(ca_file=str(authority.ca_file))) as pool:
-                    connecting = asyncio.ensure_future(pool.acquire())
-                    for _ in range(turns):
-                        await asyncio.sleep(0)
-                    connecting.cancel()
-                    await asyncio.wait([connecting])
-                    await until(lambda: not pool._dials)
-                    if connecting.cancelled():
-                        await until(lambda: pool.counts()["idle"] == pool._traffic.connects["ok"])
-                        assert await exchange(await pool.acquire()) == b"ok"
+                    await cancel(pool, turns)
         # A socket that was lost is a ResourceWarning, which is an error.
         gc.collect()
 
