@@ -11,7 +11,7 @@ from tests.soak.soak import soak
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the soak reads /proc"),
-    # A connection that the API has cut, with bytes in it that nobody takes, ends with the event loop.
+    # A connection that the API takes in the moment in which it stops ends with the event loop.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
