@@ -9,7 +9,11 @@ from tests.soak.api import Api
 from tests.soak.report import is_sound, report, table
 from tests.soak.soak import soak
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the soak reads /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the soak reads /proc"),
+    # A connection that the API takes in the moment in which it stops ends with the event loop.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def test_short(tmp_path: Path) -> None:
