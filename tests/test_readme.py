@@ -26,6 +26,8 @@ TOKEN_URL = "https://hydra.nxtlabs.online/oauth2/token"
 ELSEWHERE = {
     "make test": "is this suite",
     "make lint": "is a step of CI",
+    "make coverage": "is this suite, counted",
+    "make soak": "takes ten minutes; tests/soak/test_soak.py runs ten seconds of it",
     "make bench": "takes minutes, and needs nginx, wrk and Envoy",
     "make image": "needs a container engine and a registry",
     "docker run": "is what tests/deploy/test_image.py runs for its page",
