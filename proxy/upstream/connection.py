@@ -218,13 +218,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._deadline.clear()
             # What comes before the client's side is ready waits in the transport.
             self._transport.pause_reading()
-        elif response.buffered <= HIGH_WATER:
-            self._deadline.set(self._settings.idle_timeout)
         elif not self._reading_paused:
+            self._deadline.set(self._settings.idle_timeout)
+        self.wake()
+        # Whoever waited has taken what there was by now: reading stops for a client that does not keep up.
+        if response.buffered > HIGH_WATER and self._waits_for(response):
             self._reading_paused = True
             self._transport.pause_reading()
             self._deadline.clear()
-        self.wake()
+
+    def _waits_for(self, response: Response) -> bool:
+        return self.response is response and not (response.complete or self._reading_paused or self.closed)
 
     def eof_received(self) -> None:
         """A FIN, or over TLS a close_notify: an end that the upstream meant. The transport closes itself after it.
