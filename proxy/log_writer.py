@@ -42,6 +42,8 @@ class Writer:
         self._lost = 0
         self._told = 0
         self._soon: list[bytes] = []
+        # The event loop of a process that ends does not come to it.
+        atexit.register(self.flush)
 
     @property
     def dropped(self) -> int:

@@ -220,6 +220,23 @@ def test_last_words() -> None:
     assert [int(line) for line in done.stderr.splitlines()] == list(range(100))
 
 
+LAST_WORDS_SOON = """
+import asyncio, sys
+from proxy.log_writer import writer_for
+async def main():
+    writer_for(sys.stderr, lambda count: b"").write_soon(b"last\\n")
+asyncio.run(main())
+"""
+
+
+def test_last_words_that_are_not_urgent(tmp_path: Path) -> None:
+    """A process that ends at once has written them, too (R166)."""
+    path = tmp_path / "log"
+    with path.open("wb") as stream:
+        subprocess.run([sys.executable, "-c", LAST_WORDS_SOON], stderr=stream, check=True)
+    assert path.read_bytes() == b"last\n"
+
+
 def test_no_last_words() -> None:
     """A process whose reader has stopped ends all the same (R166, F47)."""
     with subprocess.Popen([sys.executable, "-c", LAST_WORDS, "5000"], stderr=subprocess.PIPE) as process:

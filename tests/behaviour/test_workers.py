@@ -264,6 +264,21 @@ def test_log_lines_are_whole(launch: Launcher, upstream: Upstream) -> None:
     assert {event["worker"] for event in requests} == {1, 2}
 
 
+def test_last_log_lines(launch: Launcher, upstream: Upstream) -> None:
+    """A worker that ends with its last request has logged it (R166)."""
+    upstream.answer = slow = Slow()
+    proxy = launch(upstream, *TWO)
+    with proxy.connect() as client:
+        client.send(request(b"GET", b"/last"))
+        until(lambda: upstream.requests)
+        proxy.process.send_signal(signal.SIGTERM)
+        until(lambda: proxy.log_lines("stopping"))
+        slow.go_on.set()
+        assert client.response().status == 200
+        assert proxy.stop() == 0
+    assert [line["path"] for line in proxy.log_lines("request")] == ["/last"]
+
+
 def test_dropped_log_lines(launch: Launcher, upstream: Upstream) -> None:
     """The lines that all of them could not write are counted together (R166, F47)."""
     with Path("/dev/full").open("wb") as nowhere:
