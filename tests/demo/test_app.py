@@ -94,6 +94,7 @@ def test_plain_output_off_a_terminal(demo: Demo) -> None:
     assert not any("\x1b" in name + text for name, text in demo.said.items())
 
 
+@pytest.mark.uncounted
 def test_nowhere_to_write() -> None:
     """Without a place for temporary files the demo says what it needs, in one sentence (R165)."""
     done = subprocess.run(

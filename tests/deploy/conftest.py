@@ -1,10 +1,25 @@
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from proxy.demo.certificates import CertificateAuthority
+from proxy.demo.idp import DemoProvider
+from tests.behaviour.running import clean_environment
 from tests.deploy.manifests import SECRETS, Resources, parsed
 from tests.deploy.tools import OVERLAYS, Tools, installed
+from tests.peers import Upstream
+
+
+@pytest.fixture
+def environment(provider: DemoProvider, upstream: Upstream) -> dict[str, str]:
+    """In which `thg-proxy` finds its configuration, and the shell finds `thg-proxy`."""
+    return clean_environment(provider) | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "THG_PROXY__OAUTH__TOKEN_URL": provider.token_url,
+        "THG_PROXY__UPSTREAM__URL": upstream.url,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """Every page of the documentation: its commands are run, its links lead somewhere, its keys exist, its YAML is read."""
 
 import importlib
-import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,8 @@ import pytest
 import yaml
 
 from proxy.core.lifecycle import MIN_INTERVAL
-from proxy.demo.idp import DemoProvider
-from tests.behaviour.running import Proxy, clean_environment, until
+from tests.behaviour.running import Proxy, until
 from tests.deploy.page import ROOT, broken_links, commands, prose, shell
-from tests.peers import Upstream
 
 _HIDDEN = re.compile(r"/\.(?!github/)|/node_modules/")
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not _HIDDEN.search(f"/{path.relative_to(ROOT)}"))
@@ -146,16 +142,6 @@ def test_configurations(block: str, tmp_path: Path, environment: dict[str, str])
     missing = "" if {"issuer", "token_url"} & oauth.keys() else "--set oauth.token_url=https://provider.example/token"
 
     assert "OK" in shell(f"thg-proxy check -c page.yaml {missing}", tmp_path, environment)
-
-
-@pytest.fixture
-def environment(provider: DemoProvider, upstream: Upstream) -> dict[str, str]:
-    """In which `thg-proxy` finds its configuration, and the shell finds `thg-proxy`."""
-    return clean_environment(provider) | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "THG_PROXY__OAUTH__TOKEN_URL": provider.token_url,
-        "THG_PROXY__UPSTREAM__URL": upstream.url,
-    }
 
 
 @pytest.mark.parametrize("page", [page for page, test in RUN_BY.items() if test == _HERE])

@@ -1,10 +1,8 @@
 """The alerts: judged by Prometheus' own tools, and by a real Prometheus that scrapes a real proxy."""
 
-import os
 import re
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,16 +159,6 @@ def test_commands_for_files(copy: Path, provider: DemoProvider) -> None:
         "https://git.example.com/thg-proxy/blob/main/deploy/prometheus/README.md"
     }
     assert promtool("check", "rules", copy / "rules.yaml").returncode == 0
-
-
-@pytest.fixture
-def environment(provider: DemoProvider, upstream: Upstream) -> dict[str, str]:
-    """In which `thg-proxy` finds its configuration, and the shell finds `thg-proxy`."""
-    return clean_environment(provider) | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "THG_PROXY__OAUTH__TOKEN_URL": provider.token_url,
-        "THG_PROXY__UPSTREAM__URL": upstream.url,
-    }
 
 
 def test_commands_of_the_runbook(proxy: Proxy, copy: Path, environment: dict[str, str]) -> None:
