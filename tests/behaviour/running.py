@@ -129,8 +129,10 @@ class Proxy:
         return self.log_file.read_text()
 
     def log_lines(self, event: str) -> list[dict[str, Any]]:
+        # Who reads while the proxy writes finds a part of the last line.
+        whole, _, _ = self.log.rpartition("\n")
         # What is said of the configuration before the start is text.
-        lines = [msgspec.json.decode(line) for line in self.log.splitlines() if line.startswith("{")]
+        lines = [msgspec.json.decode(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     @property
